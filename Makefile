@@ -1,0 +1,37 @@
+# `make` sets up, reproduces everything and prints what came of it; each step is skipped when nothing changed.
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := repro
+.PHONY: repro set-up check results test clean
+
+repro: $(STAMP)
+	dvc repro
+	oddsmith results
+
+set-up: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON): Python must be 3.11 or newer; set PYTHON=..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# every data set's files, labels and split, and about what the run will take; writes nothing
+check: $(STAMP)
+	oddsmith check
+
+results: $(STAMP)
+	oddsmith results
+
+test: $(STAMP)
+	ruff check .
+	OMP_NUM_THREADS=1 pytest -q -n 2
+
+# what a run made, and what it needs to resume; the environment and DVC's cache stay
+clean:
+	rm -rf artifacts reports .work dvc_plots
