@@ -1,0 +1,215 @@
+"""What a data set holds and what is worth a second look, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from data.records import Records
+from data.sources.common import show
+from data.split import Split
+
+FEW = 10  # fewer test anomalies than this make every interval wide
+MOST_LISTED = 5
+
+
+def summarise(records: Records, quarantine: list[dict], split: Split | None, source: Any) -> dict:
+    """Counts, content and findings of raw records, what was left out, and, with a split, its parts; JSON."""
+    parts = {"all": records} if split is None else {"all": records, **split.parts()}
+    return {
+        "source": str(source),
+        "modality": records.modality,
+        "parts": {name: counts(part) for name, part in parts.items()},
+        "content": CONTENT[records.modality](records),
+        "findings": [] if split is None else check(split),
+        "quarantine": [{"item": str(row["item"]), "reason": str(row["reason"])} for row in quarantine],
+        "reasons": dict(Counter(rule_of(row["reason"]) for row in quarantine).most_common()),
+    }  # fmt: skip
+
+
+def counts(records: Records) -> dict:
+    """Records, normals and anomalies, groups, and records a kind."""
+    odd = records.meta["label"] == 1
+    kinds = records.meta.loc[odd, "kind"].value_counts().sort_index()
+    return {
+        "records": len(records),
+        "normal": int((~odd).sum()),
+        "anomalous": int(odd.sum()),
+        "groups": int(records.meta["group"].nunique()),
+        "kinds": {str(k): int(n) for k, n in kinds.items()},
+    }
+
+
+def rule_of(reason: str) -> str:
+    """The rule of a reason, without the value and the mend: what reasons are counted by."""
+    return str(reason).split("; ")[0].split(", got ")[0].split(", found ")[0].split(": ")[0]
+
+
+def images(records: Records) -> dict:
+    """Sizes, depths and colours of the images, and how much of the marked ones is marked."""
+    marked = [float(mask.mean()) for mask in records.mask if mask.any()]
+    heights, widths = ([image.shape[axis] for image in records.x] for axis in (0, 1))
+    return {
+        "pairs": len(marked),
+        "sizes": len(set(zip(heights, widths))),
+        "height": extent(heights), "width": extent(widths),
+        "types": dict(Counter(depth(image) for image in records.x)),
+        "marked": extent(marked),
+    }  # fmt: skip
+
+
+def depth(image: np.ndarray) -> str:
+    """Such as "grey 8 bit"."""
+    return f"{'grey' if image.ndim == 2 else 'colour'} {8 * image.dtype.itemsize} bit"
+
+
+def series(records: Records) -> dict:
+    """Every recording's steps, segments and labelled share, and the channels that never change."""
+    low = np.min([x.min(axis=0) for x in records.x if len(x)], axis=0) if len(records) else np.zeros(0)
+    high = np.max([x.max(axis=0) for x in records.x if len(x)], axis=0) if len(records) else np.zeros(0)
+    names = records.schema["channels"]
+    given = records.meta["given"] if "given" in records.meta else [""] * len(records)
+    rows = []
+    for group, side, mask in zip(records.meta["group"], given, records.mask):
+        odd = mask.any(axis=1)
+        starts = int(np.count_nonzero(np.diff(np.concatenate([[0], odd])) == 1))
+        rows.append(
+            {
+                "entity": group,
+                "part": side,
+                "steps": len(odd),
+                "segments": starts,
+                "anomalous": int(odd.sum()),
+            }
+        )
+    return {
+        "channels": len(names),
+        "constant": [name for name, a, b in zip(names, low, high) if a == b],
+        "recordings": rows,
+    }
+
+
+def rows(records: Records) -> dict:
+    """Every column's type and missing cells."""
+    columns = []
+    for column in records.schema["columns"]:
+        cells = records.x[column["name"]]
+        distinct = cells.nunique()
+        about = {"name": column["name"], "type": column["type"], "missing": int(cells.isna().sum())}
+        about |= {"note": "empty"} if not distinct else {"note": "constant"} if distinct == 1 else {}
+        columns.append(about | ({"categories": len(column["categories"])} if "categories" in column else {}))
+    return {"columns": columns, "types": dict(Counter(column["type"] for column in columns))}
+
+
+CONTENT = {"image": images, "series": series, "row": rows}
+
+
+def extent(values: list) -> list:
+    """[least, most], [] of none."""
+    return [min(values), max(values)] if values else []
+
+
+def check(split: Split) -> list[str]:
+    """Findings of a split that a person should see; an empty list where there is nothing to say."""
+    found = []
+    pool, test = (counts(part)["kinds"] for part in (split.support, split.test))
+    for here, there, what in ((test, pool, "in the test alone: nothing can be made from it"),
+                              (pool, test, "in the pool alone: the test cannot judge it")):  # fmt: skip
+        names = sorted(set(here) - set(there))
+        if names:
+            found.append(f"kind {listed(names)} {what}")
+    if (anomalies := sum(test.values())) < FEW:
+        found.append(f"the test holds {anomalies} anomalies: below {FEW} every interval is wide")
+    if left := split.plan.get("left_out"):
+        found.append(f"{len(left)} anomalies share a group with calib and are left out: {listed(left)}")
+    return found + copies(split)
+
+
+def copies(split: Split) -> list[str]:
+    """A line on records of equal content in two parts, or in normals and anomalies."""
+    seen: dict[Any, tuple[str, str, int]] = {}
+    across, against = [], []
+    for name, part in split.parts().items():
+        for content, id, label in zip(contents(part), part.meta["id"], part.meta["label"]):
+            where, other, other_label = seen.setdefault(content, (name, id, label))
+            if label != other_label:
+                against.append(f"{other} = {id}")
+            elif where != name:
+                across.append(f"{other} ({where}) = {id} ({name})")
+    return [f"{len(pairs)} records have the content of another {what}: {listed(pairs)}"
+            for pairs, what in ((across, "part"), (against, "label")) if pairs]  # fmt: skip
+
+
+def contents(records: Records) -> list:
+    """A hashable stand-in for the content of each record."""
+    if records.modality == "row":
+        return [tuple(row) for row in records.x.astype(object).where(records.x.notna(), None).to_numpy()]
+    return [(x.shape, x.dtype.str, x.tobytes()) for x in records.x]
+
+
+def listed(names: list) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(show(name, 60) for name in names[:MOST_LISTED]) + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def lines(summary: dict) -> list[str]:
+    """The summary as text, a fact a line."""
+    out = [f"{summary['modality']} from {show(summary['source'])}"]
+    for name, part in summary["parts"].items():
+        kinds = ", ".join(f"{n} {show(kind, 60)}" for kind, n in part["kinds"].items())
+        out.append(
+            f"{name}: {part['records']} records ({part['normal']} normal, {part['anomalous']} anomalous) in "
+            f"{part['groups']} groups" + (f": {kinds}" if kinds else "")
+        )
+    out += TEXT[summary["modality"]](summary["content"])
+    out += [f"look at: {finding}" for finding in summary["findings"]]
+    if summary["quarantine"]:
+        out.append(f"quarantined or repaired: {len(summary['quarantine'])}")
+        out += [f"  {n} x {show(rule)}" for rule, n in summary["reasons"].items()]
+        out += [f"  {row['item']}: {row['reason']}" for row in summary["quarantine"]]
+    return out
+
+
+def image_lines(content: dict) -> list[str]:
+    kinds = ", ".join(f"{n} {name}" for name, n in content["types"].items())
+    spans = [f", {'-'.join(map(str, content[side]))} {what}" for side, what in (("width", "wide"), ("height", "high"))
+             if content[side]]  # fmt: skip
+    low, high = content["marked"] or (0, 0)
+    return [f"images: {kinds}, {content['sizes']} sizes" + "".join(spans),
+            f"image-mask pairs: {content['pairs']}, {low:.2%} to {high:.1%} of the pixels marked"]  # fmt: skip
+
+
+def series_lines(content: dict) -> list[str]:
+    out = [
+        f"channels: {content['channels']}"
+        + (
+            f", {len(content['constant'])} constant: {listed(content['constant'])}"
+            if content["constant"]
+            else ""
+        )
+    ]
+    for row in content["recordings"]:
+        share = row["anomalous"] / max(row["steps"], 1)
+        side = f" {row['part']}" if row["part"] else ""
+        out.append(
+            f"recording {show(row['entity'], 60)}{side}: {row['steps']} steps, {row['segments']} segments, "
+            f"{share:.1%} anomalous"
+        )
+    return out
+
+
+def row_lines(content: dict) -> list[str]:
+    out = ["columns: " + ", ".join(f"{n} {name}" for name, n in content["types"].items())]
+    for note in ("constant", "empty"):
+        names = [c["name"] for c in content["columns"] if c.get("note") == note]
+        out += [f"{note} columns, kept: {listed(names)}"] * bool(names)
+    missing = [f"{show(c['name'], 40)} {c['missing']}" for c in content["columns"] if c["missing"]]
+    return out + [f"missing cells: {', '.join(missing)}"] * bool(missing)
+
+
+TEXT = {"image": image_lines, "series": series_lines, "row": row_lines}

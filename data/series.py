@@ -1,0 +1,97 @@
+"""Series as channels of about unit spread and back onto their hosts, rounded as the recording was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import InputError
+from data.records import Records
+from data.table import decimals
+
+IQR = 1.349  # quartile distance of the standard normal
+LEAST = 0.5  # least scale over the standard deviation: channels that hardly ever move are not blown up
+
+
+def spread(values: np.ndarray) -> float:
+    """A robust standard deviation: quartiles / 1.349, at least half the plain one; 1 for a constant."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    scale = max((high - low) / IQR, LEAST * float(np.std(values)))
+    return float(scale) if values.max() > values.min() and scale > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class SeriesCodec:
+    """Series as x (N, C, T): (value - centre) / scale a channel.
+
+    centre, scale: (C,). decimals: of each channel as recorded, None for full precision.
+    """
+
+    channels: list[str]
+    centre: np.ndarray
+    scale: np.ndarray
+    decimals: list[int | None]
+
+    @classmethod
+    def fit(cls, records: Records) -> SeriesCodec:
+        """Median, robust spread and decimals of every channel over all records; ValueError without any."""
+        if not len(records):
+            raise ValueError("a series codec must be fitted on at least one record, got none")
+        check(records, list(records.schema["channels"]))
+        values = np.concatenate(records.x)  # (all steps, C)
+        places = [decimals(column) for column in values.T]
+        scale = np.array([spread(column) for column in values.T])
+        return cls(list(records.schema["channels"]), np.median(values, axis=0), scale, places)
+
+    def encode(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
+        """x (N, C, T) float64, mask (N, C, T) bool; ValueError where lengths differ, InputError for NaN."""
+        count = len(self.channels)
+        if not len(records):
+            return np.zeros((0, count, 0)), np.zeros((0, count, 0), bool)
+        check(records, self.channels)
+        lengths = {len(x) for x in records.x}
+        if len(lengths) > 1:
+            raise ValueError(f"series of one call must be equally long, got {sorted(lengths)} steps")
+        x = (np.stack(records.x) - self.centre) / self.scale  # (N, T, C)
+        return x.transpose(0, 2, 1), np.stack(list(records.mask)).astype(bool).transpose(0, 2, 1)
+
+    def decode(self, x: np.ndarray, hosts: Records, mask) -> list[np.ndarray]:
+        """The hosts with their masked values taken from x (N, C, T), rounded to the channel's decimals.
+
+        mask: (N, C, T) or N masks (T, C). Unmasked values, and those whose x is the host's own, are its own
+        bit for bit. ValueError for NaN or infinity in the mask.
+        """
+        x = np.asarray(x)
+        if not len(hosts):
+            return []
+        hole = np.stack([m.T for m in mask]) if isinstance(mask, list) else np.asarray(mask, bool)
+        hole = hole & (x != self.encode(hosts)[0].astype(x.dtype))
+        if not np.isfinite(x[hole]).all():
+            raise ValueError("series values must be finite, got NaN or infinity")
+        value = x.transpose(0, 2, 1).astype(np.float64) * self.scale + self.centre  # (N, T, C)
+        for c, places in enumerate(self.decimals):
+            if places is not None:
+                value[..., c] = np.round(value[..., c], places) + 0.0  # no negative zero
+        return [np.where(keep.T, new, host) for keep, new, host in zip(hole, value, hosts.x, strict=True)]
+
+    def state(self) -> dict:
+        return {"channels": self.channels, "centre": self.centre.tolist(), "scale": self.scale.tolist(),
+                "decimals": self.decimals}  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict) -> SeriesCodec:
+        centre, scale = (np.array(state[key], np.float64) for key in ("centre", "scale"))
+        return cls(list(state["channels"]), centre, scale, list(state["decimals"]))
+
+
+def check(records: Records, channels: list[str]) -> None:
+    """InputError where a record has other channels than these, or values that are not finite."""
+    for name, x in zip(records.meta["id"], records.x):
+        if x.ndim != 2 or x.shape[1] != len(channels):
+            raise InputError(f"{name}: a series must have the channels {channels}, got shape {x.shape}")
+        bad = ~np.isfinite(x)
+        if bad.any():
+            step, c = np.argwhere(bad)[0]
+            raise InputError(f"{name}: series values must be finite, got {x[step, c]} at step {step} of "
+                             f"'{channels[c]}'; impute it")  # fmt: skip

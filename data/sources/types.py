@@ -1,0 +1,182 @@
+"""Columns of text or numbers as typed columns and their schema; one that fits no type is refused."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.records import ROW_TYPES
+from data.sources.common import show
+from data.table import decimals
+
+TRUTH = (
+    {"t", "f"},
+    {"true", "false"},
+    {"yes", "no"},
+    {"y", "n"},
+    {"0", "1"},
+)  # lower case; second of 0/1 is true
+TRUE = {"t", "true", "yes", "y", "1"}
+INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
+CODE = re.compile(
+    r"[+-]?0\d+|[+-]?\d{19,}"
+)  # leading zeros or too long for an integer: a code, not an amount
+COMMA = re.compile(r"[+-]?\d+,\d+")
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}:?\d{2}))?")
+ZONE = re.compile(r"(Z|[+-]\d{2}:?\d{2})$")
+DRIFT, FEW = 0.9, 20  # a column of more than 20 values of which 90 % are numbers is meant to be numbers
+MOST_CATEGORIES = 1000
+UNIQUE, SOME = 0.5, 50  # above 50 values, half of them distinct: an id or free text
+
+
+def typed(text: pd.DataFrame, where: str, rows: list[str] | None = None) -> tuple[pd.DataFrame, dict]:
+    """(typed frame, schema) of stripped text cells, "" = missing.
+
+    where: the file, rows: a name a row, for messages. Constant and empty columns are kept and marked
+    "constant" or "empty" in the schema. InputError names the first cell that breaks its column's type.
+    """
+    rows = rows or [f"row {i + 2}" for i in range(len(text))]
+    frame, columns = {}, []
+    for name in text:
+        cells = text[name].to_numpy(object)
+        frame[name], column = infer(name, cells, where, rows)
+        columns.append(column)
+    return pd.DataFrame(frame, index=pd.RangeIndex(len(text))), {"columns": columns}
+
+
+def infer(name: str, cells: np.ndarray, where: str, rows: list[str]) -> tuple[pd.Series, dict]:
+    """(typed cells, column of the schema) of one column."""
+    filled = cells != ""
+    values = sorted(set(cells[filled]))
+    column = {"name": name, "type": "numeric", "nullable": not filled.all()}
+    if not values:
+        return pd.Series(np.full(len(cells), np.nan)), column | {"empty": True}
+    if len(values) == 1:
+        column["constant"] = True
+    kind = kind_of(values)
+    column["type"] = kind
+    if kind == "boolean":
+        truth = {value: value.lower() in TRUE for value in values}
+        return pd.Series([truth.get(cell) for cell in cells], dtype="boolean"), column
+    if kind == "integer":
+        whole = {value: int(value.split(".")[0]) for value in values}
+        return pd.Series([whole.get(cell, pd.NA) for cell in cells], dtype="Int64"), column
+    at = f"{where}, column '{show(name)}'"
+    if kind == "date":
+        return dates(cells, at, rows), column
+    if kind == "numeric":
+        numbers = pd.to_numeric(pd.Series(np.where(filled, cells, "nan")), errors="coerce").to_numpy(
+            np.float64
+        )
+        if np.isinf(numbers).any():
+            row = int(np.isinf(numbers).argmax())
+            raise InputError(
+                f"{at}, {rows[row]}: numbers must be finite, got '{show(cells[row])}'; blank it or mend it"
+            )
+        return pd.Series(numbers), column | {"decimals": decimals(numbers)}
+    check_categories(values, cells, filled, at, rows)
+    return pd.Series(np.where(filled, cells, None), dtype="string"), column | {"categories": values}
+
+
+def kind_of(values: list[str]) -> str:
+    """The type of a column with these distinct texts: the first that fits all of them."""
+    lower = {value.lower() for value in values}
+    if any(lower <= truth for truth in TRUTH[:-1]) or lower == TRUTH[-1]:
+        return "boolean"
+    if any(CODE.fullmatch(value) for value in values):
+        return "categorical"
+    if all(INTEGER.fullmatch(value) for value in values):
+        return "integer"
+    if all(map(is_number, values)):
+        return "numeric"
+    return "date" if all(DATE.fullmatch(value) for value in values) else "categorical"
+
+
+def is_number(text: str) -> bool:
+    """Whether the text is a number, infinite ones too."""
+    if "_" in text:
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_categories(
+    values: list[str], cells: np.ndarray, filled: np.ndarray, at: str, rows: list[str]
+) -> None:
+    """Raises InputError where text was meant to be numbers or dates, or is an id or free text."""
+    for fits, rule in ((is_number, "a number"), (DATE.fullmatch, "an ISO date")):
+        odd = {value for value in values if not fits(value)}
+        if (
+            len(values) > FEW
+            and len(odd) <= (1 - DRIFT) * len(values)
+            and not any(map(CODE.fullmatch, values))
+        ):
+            row = next(i for i, cell in enumerate(cells) if cell in odd)
+            raise InputError(
+                f"{at}, {rows[row]}: the cell must be {rule} as the others are, got "
+                f"'{show(cells[row])}'; mend it or blank it"
+            )
+    if all(COMMA.fullmatch(value) for value in values):
+        raise InputError(
+            f"{at}: numbers must have a decimal point, got '{show(values[0])}'; write them with one"
+        )
+    if len(values) > MOST_CATEGORIES or (len(values) > SOME and len(values) > UNIQUE * filled.sum()):
+        raise InputError(
+            f"{at}: text must have few categories, got {len(values)} in {int(filled.sum())} rows; "
+            "name it as id or list it under ignore"
+        )
+
+
+def dates(cells: np.ndarray, at: str, rows: list[str]) -> pd.Series:
+    """datetime64[ns] of ISO dates, "" missing; with zones: in UTC. InputError: mixed zones, no such date."""
+    filled = np.flatnonzero(cells != "")
+    zoned = np.array([ZONE.search(cells[i]) is not None and ":" in cells[i] for i in filled], bool)
+    if zoned.any() and not zoned.all():
+        row = filled[int((zoned != zoned[0]).argmax())]
+        raise InputError(
+            f"{at}, {rows[row]}: all times must have a zone or none, got '{show(cells[row])}'; "
+            "write all in UTC"
+        )
+    text = pd.Series(np.where(cells == "", None, cells)).str.replace(",", ".", regex=False)
+    parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
+    bad = [i for i in filled if pd.isna(parsed.iloc[i])]
+    if bad:
+        raise InputError(f"{at}, {rows[bad[0]]}: a date must exist, got '{show(cells[bad[0]])}'; mend it")
+    parsed = parsed.dt.tz_localize(None)
+    if len(filled) and not parsed.dropna().between("1678-01-01", "2262-01-01").all():
+        raise InputError(
+            f"{at}: dates must lie in 1678..2261, got {parsed.min()} to {parsed.max()}; mend them"
+        )
+    return parsed.astype(ROW_TYPES["date"][0])
+
+
+def numeric_schema(x: np.ndarray, names: list[str], where: str) -> tuple[pd.DataFrame, dict]:
+    """(typed frame, schema) of an (N, D) array; InputError names an infinite cell."""
+    if np.isinf(x).any():
+        row, column = np.argwhere(np.isinf(x))[0]
+        raise InputError(
+            f"{where} row {row}, column '{names[column]}': numbers must be finite, got {x[row, column]}; "
+            "mend it or make it nan"
+        )
+    frame, columns = {}, []
+    for name, values in zip(names, x.T.astype(np.float64)):
+        there = values[~np.isnan(values)]
+        column = {"name": name, "type": "numeric", "nullable": len(there) < len(values)}
+        whole = len(there) > 0 and (there == np.round(there)).all() and np.abs(there).max() < 2**53
+        if whole:
+            column["type"] = "boolean" if set(np.unique(there)) == {0.0, 1.0} else "integer"
+            values = pd.Series(values, dtype="Int64")
+        else:
+            column["decimals"] = decimals(values)
+        column |= (
+            {"empty": True} if not len(there) else {"constant": True} if (there == there[0]).all() else {}
+        )
+        frame[name] = pd.Series(values).astype(ROW_TYPES[column["type"]][0])
+        columns.append(column)
+    return pd.DataFrame(frame, index=pd.RangeIndex(len(x))), {"columns": columns}

@@ -1,0 +1,277 @@
+"""The frozen, grouped split: fit and calib (normals), the pool of supports, the test nobody trains on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.records import Records
+
+DROPPED = ("segments",)  # meta columns of raw recordings that mean nothing for a window
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of each part and the plan: supports and folds, one a seed, by id."""
+
+    fit: Records  # normals
+    support: Records  # the pool of labelled anomalies that supports are drawn from
+    calib: Records  # normals for thresholds
+    test: Records  # normals and anomalies, for the evaluation alone
+    plan: dict  # {"supports": [[id, ..], ..], "folds": [{id: fold}, ..], "left_out": [ids in no part]}
+
+    def parts(self) -> dict[str, Records]:
+        return {name: getattr(self, name) for name in ("fit", "support", "calib", "test")}
+
+
+def split(
+    records: Records, *, seeds: int, support: int, folds: int, test_share: float, calib_share: float,
+    window: int | None = None, seed: int = 0,
+) -> Split:  # fmt: skip
+    """The split of raw labelled records. InputError names the least that a part needs.
+
+    seeds: how many supports to draw; support: anomalies in each; folds: of the cross-fitted judges;
+    test_share: of the groups of images and rows without a split of their own (recordings: the second half);
+    calib_share: of the normals for training; window: steps of a series record.
+    """
+    if not len(records):
+        raise InputError(
+            "records: a data set must hold records, got none; see the quarantine for what was left out"
+        )
+    if records.modality == "series":
+        from data.windows import cut
+
+        parts, block = cut(records, window=window, folds=folds, calib_share=calib_share)
+    else:
+        parts, block = by_group(
+            records, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
+        )
+    check_least(parts, support, folds)
+    parts = {name: labelled(part, name) for name, part in parts.items()}
+    plan = {"supports": [], "folds": []}
+    if records.modality != "series":  # of a recording, all that is no window is left out
+        used = {name for part in parts.values() for name in part.meta["id"]}
+        plan["left_out"] = [name for name in records.meta["id"] if name not in used]
+    for number in range(seeds):
+        rng = np.random.default_rng([seed, 1, number])
+        chosen = draw(parts["support"].meta, block, support, rng)
+        plan["supports"].append(chosen)
+        plan["folds"].append(fold(parts["fit"].meta, chosen, block, folds, rng))
+    return Split(**parts, plan=plan)
+
+
+def labelled(part: Records, name: str) -> Records:
+    """The part with its name in `split` and without the columns that raw records alone have."""
+    part = part.with_meta(split=name)
+    return Records(
+        part.modality,
+        part.meta.drop(columns=[c for c in DROPPED if c in part.meta]),
+        part.x,
+        part.mask,
+        part.schema,
+        part.time,
+        part.control,
+    )
+
+
+def check_least(parts: dict[str, Records], support: int, folds: int) -> None:
+    """Raises InputError where a part is too small for what follows."""
+    needs = {"fit": (folds, "normals to fit on"), "calib": (1, "normals to calibrate on"),
+             "support": (max(support, 1), "anomalies to draw supports from" + (
+                " in the first half of labelled recordings" if parts["fit"].modality == "series" else "")),
+             "test": (2, "records to test on")}  # fmt: skip
+    for name, (least, what) in needs.items():
+        if len(parts[name]) < least:
+            raise InputError(
+                f"split {name}: there must be at least {least} {what}, got {len(parts[name])}; label "
+                "more, or lower prepare.support or prepare.folds"
+            )
+    labels = set(parts["test"].meta["label"])
+    if parts["test"].modality == "series":  # counted by the timestamp: every window may hold an incident
+        labels = {int(odd) for mask in parts["test"].mask for odd in set(mask.any(1).tolist())}
+    for label, what in ((0, "a normal"), (1, "an anomaly")):
+        if label not in labels:
+            raise InputError(
+                f"split test: the test must hold {what}, got none in {len(parts['test'])} records; "
+                "label more or change prepare.test_share"
+            )
+
+
+# ---------------------------------------------------------------- images and rows
+
+
+def by_group(
+    records: Records,
+    support: int,
+    folds: int,
+    test_share: float,
+    calib_share: float,
+    rng: np.random.Generator,
+) -> tuple[dict[str, Records], dict[str, str]]:
+    """(parts, group by id): no group lies on both sides of test, nor of calib and the rest."""
+    meta = records.meta
+    group, odd = meta["group"].to_numpy(str), (meta["label"] == 1).to_numpy()
+    least = {
+        "normals": (folds + 2, ~odd, "fit, calib and test"),
+        "anomalies": (support + 1, odd, "support and test"),
+    }
+    for what, (count, rows, uses) in least.items():
+        if rows.sum() < count:
+            raise InputError(
+                f"records: there must be at least {count} {what} for {uses}, got {int(rows.sum())}; label "
+                "more, or lower prepare.support or prepare.folds"
+            )
+    test = test_groups(meta, group, odd, support, test_share, rng)
+    in_test = np.isin(group, sorted(test))
+    in_calib = np.isin(group, sorted(calib_groups(group, odd, in_test, support, folds, calib_share, rng)))
+    train = ~in_test & ~in_calib
+    rows = {"fit": ~odd & train, "support": odd & train, "calib": ~odd & in_calib, "test": in_test}
+    return {name: records.take(chosen) for name, chosen in rows.items()}, dict(zip(meta["id"], group))
+
+
+def calib_groups(
+    group: np.ndarray, odd: np.ndarray, in_test: np.ndarray, support: int, folds: int, calib_share: float,
+    rng: np.random.Generator,
+) -> set[str]:  # fmt: skip
+    """The groups of calib: those of normals alone or, where these are too few, any.
+
+    Anomalies of a calib group are in no part: in the pool they would tie it to calib.
+    """
+    rest = Counter(group[~odd & ~in_test])
+    mixed = Counter(group[odd & ~in_test])
+    if len(rest) < folds + 1:
+        raise InputError(
+            f"records: there must be at least {folds + 1} groups of normals to train and calibrate on, "
+            f"got {len(rest)}; label more normals or lower prepare.folds"
+        )
+    want = calib_share * sum(rest.values())
+    pure = {name: count for name, count in rest.items() if name not in mixed}
+    groups = pure if sum(pure.values()) > want and len(pure) > 1 else rest
+    calib, spare = set(), sum(mixed.values()) - support
+    for name in sorted(take_share(groups, want, rng), key=lambda name: (mixed[name], name)):
+        if mixed[name] <= spare and len(rest) - len(calib) > folds:
+            calib.add(name)
+            spare -= mixed[name]
+    if not calib:
+        raise InputError(
+            f"records: there must be a group of normals to calibrate on besides {folds} to fit on and "
+            f"{support} anomalies, got {len(rest)} groups, {len(mixed)} of them with anomalies; label "
+            "more normals or lower prepare.support"
+        )
+    return calib
+
+
+def test_groups(
+    meta: pd.DataFrame,
+    group: np.ndarray,
+    odd: np.ndarray,
+    support: int,
+    test_share: float,
+    rng: np.random.Generator,
+) -> set[str]:
+    """The groups of the test: as given where both sides are, else drawn; one given to both goes to test."""
+    given = meta["given"].to_numpy(str) if "given" in meta else np.full(len(meta), "")
+    test: set[str] = set()
+    fixed: set[str] = set()  # groups whose side is known
+    for rows in (~odd, odd):
+        if {"train", "test"} <= set(given[rows]):
+            test |= set(group[rows & (given == "test")])
+            fixed |= set(group[rows & (given != "")])
+    if not {"train", "test"} <= set(given[~odd]):
+        free = Counter(group[~odd & ~np.isin(group, sorted(fixed))])
+        there = int(np.isin(group[~odd], sorted(test)).sum())
+        test |= take_share(free, test_share * (~odd).sum() - there, rng)
+        fixed |= set(group[~odd])
+    kinds = meta["kind"].to_numpy(str)
+    for kind in sorted(set(kinds[odd])):
+        rows = odd & (kinds == kind)
+        free = Counter(group[rows & ~np.isin(group, sorted(fixed))])
+        there = int(np.isin(group[rows], sorted(test)).sum())
+        test |= take_share(free, test_share * rows.sum() - there, rng)
+        fixed |= set(group[rows])
+    return enough_to_draw(group, odd, given, test, support)
+
+
+def enough_to_draw(
+    group: np.ndarray, odd: np.ndarray, given: np.ndarray, test: set[str], support: int
+) -> set[str]:
+    """The test groups less the smallest of anomalies alone that the pool needs to hold `support` records."""
+    counts = Counter(group[odd])
+    have = sum(count for name, count in counts.items() if name not in test)
+    kept = set(group[~odd]) | (
+        set(group[odd & (given == "test")]) if {"train", "test"} <= set(given[odd]) else set()
+    )
+    movable = sorted(
+        (name for name in counts if name in test and name not in kept), key=lambda name: counts[name]
+    )
+    while have < support and movable and len(test & set(counts)) > 1:
+        name = movable.pop(0)
+        test, have = test - {name}, have + counts[name]
+    if have < support or not test & set(counts):
+        raise InputError(
+            f"records: there must be at least {support} anomalies for supports and 1 for test in groups "
+            f"apart, got {have} and {int(odd.sum()) - have} in {len(counts)} groups; label more or lower "
+            "prepare.support"
+        )
+    return test
+
+
+def take_share(groups: dict[str, int], records: float, rng: np.random.Generator) -> set[str]:
+    """Groups of together about `records` records: drawn at random, at least one of several, never all."""
+    names = sorted(groups)
+    if records <= 0 or len(names) < 2:
+        return set()
+    taken, held = set(), 0
+    for name in (names[i] for i in rng.permutation(len(names))):
+        if len(taken) < len(names) - 1 and held + groups[name] <= round(records):
+            taken.add(name)
+            held += groups[name]
+    return taken or {min(names, key=lambda name: groups[name])}
+
+
+# ---------------------------------------------------------------- plan
+
+
+def draw(pool: pd.DataFrame, block: dict[str, str], count: int, rng: np.random.Generator) -> list[str]:
+    """Ids of `count` records of the pool: kinds in turn, and of a kind the group used least so far."""
+    order = rng.permutation(len(pool))
+    left: dict[str, list[str]] = {}
+    for name, kind in zip(pool["id"].iloc[order], pool["kind"].iloc[order]):
+        left.setdefault(kind, []).append(name)
+    kinds = [sorted(left)[i] for i in rng.permutation(len(left))]
+    used: Counter[str] = Counter()
+    chosen: list[str] = []
+    while len(chosen) < count:
+        for kind in kinds:
+            if left[kind] and len(chosen) < count:
+                name = min(left[kind], key=lambda name: used[block[name]])  # the first in random order
+                left[kind].remove(name)
+                used[block[name]] += 1
+                chosen.append(name)
+    return chosen
+
+
+def fold(
+    fit: pd.DataFrame, support: list[str], block: dict[str, str], folds: int, rng: np.random.Generator
+) -> dict[str, int]:
+    """The fold of every fit record and support record: equal in size, a group never in two."""
+    normals, odd = Counter(block[name] for name in fit["id"]), Counter(block[name] for name in support)
+    groups = sorted(normals | odd)
+    if len(groups) < folds or (len(support) > 1 and len(odd) < 2):
+        raise InputError(
+            f"split fit and support: there must be at least {folds} groups, 2 of them with anomalies, "
+            f"got {len(groups)} and {len(odd)}; label more or lower prepare.folds"
+        )
+    load = np.zeros((folds, 2), int)  # anomalies, normals
+    of: dict[str, int] = {}
+    order = [groups[i] for i in rng.permutation(len(groups))]
+    for name in sorted(order, key=lambda name: (-odd[name], -normals[name])):
+        column = 0 if odd[name] else 1
+        least = min(range(folds), key=lambda f: (load[f, column], load[f].sum(), f))
+        of[name] = least
+        load[least] += (odd[name], normals[name])
+    return {name: of[block[name]] for name in [*fit["id"], *support]}
