@@ -1,0 +1,314 @@
+"""Classical anomalies in series: a real exemplar's deviation pasted, or a textbook change of its size and channels.
+
+Both measure a deviation in the channel's own robust units (median and 1.4826 MAD of the normal steps around), so
+that an exemplar from one recording fits another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.records import Records
+from generation.classical.provenance import check_sets, provenance
+from generation.masks import pick_span
+
+SCALE = (0.5, 1.5)  # deviation over the exemplar's; beats .2-1 in the pilots
+STRETCH = (0.8, 1.25)  # duration over the exemplar's
+TAPER = (0.05, 0.10)  # share of the span that fades in, and out
+RATIO = (0.2, 5.0)  # least and most that a deviation is scaled between recordings
+CONTEXT = 8  # least normal steps around a span for a level of its own
+# robust z, and ratio to the largest among its window's normal steps, from which a channel of a fully marked exemplar
+# counts as its own
+DEVIATES, CLEARLY = 3.0, 1.2
+LEAST = 2.0  # robust z: a textbook change smaller than this is no anomaly, another one is tried
+MARGIN = 0.5  # how far values may leave the range seen, over its width
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What all hosts and exemplars say about the channels; every field (C,).
+
+    level, scale: median and robust std of the hosts. low, high: hard limits. decimals: what values are rounded to,
+    -1 for full precision.
+    """
+
+    level: np.ndarray
+    scale: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    decimals: np.ndarray
+
+    @classmethod
+    def of(cls, hosts: Records, support: Records, most: int = 256) -> Channels:
+        """From at most `most` evenly spaced hosts and the exemplars."""
+        normal = np.concatenate(hosts.x[:: max(1, len(hosts.x) // most)])
+        both = np.concatenate([normal, *support.x])
+        level, low, high = np.median(normal, 0), both.min(0), both.max(0)
+        scale = robust_std(normal, level)
+        scale = np.where(scale > 0, scale, normal.std(0))
+        scale = np.where(scale > 0, scale, np.where(high > low, (high - low) / 6, 1.0))
+        room = np.where(high > low, MARGIN * (high - low), np.inf)
+        floor = np.where((low >= 0) & (high > low), np.maximum(0.0, low - room), low - room)  # a count stays a count
+        return cls(level, scale, floor, high + room, np.array([decimals(v) for v in both.T]))
+
+    def tidy(self, values: np.ndarray, c: int) -> np.ndarray:
+        """Values of channel c within its limits and rounded as it is."""
+        values = np.clip(values, self.low[c], self.high[c])
+        return values if self.decimals[c] < 0 else np.round(values, int(self.decimals[c])) + 0.0
+
+
+def decimals(values: np.ndarray, most: int = 6) -> int:
+    """The fewest decimals, up to `most`, that write every value of a sample exactly; -1 where none does."""
+    values = np.unique(values[:: max(1, len(values) // 4096)])
+    return next((d for d in range(most + 1) if (np.round(values, d) == values).all()), -1)
+
+
+def robust_std(x: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """1.4826 times the median absolute deviation from `level` along time, (T, C) -> (C,)."""
+    return 1.4826 * np.median(np.abs(x - level), axis=0)
+
+
+def local(x: np.ndarray, normal: np.ndarray, start: int, end: int, seen: Channels) -> tuple[np.ndarray, np.ndarray]:
+    """(level, scale), each (C,), around [start, end) in x (T, C): the level local, the scale of the whole window.
+
+    Of normal steps alone: for the level those within one span length, for the scale all (a short stretch of a cycle
+    says little about its size). The hosts' level and scale where there are fewer than CONTEXT. The scale never falls
+    below a twentieth of the hosts', so that a quiet window does not blow a deviation up.
+    """
+    reach = max(end - start, CONTEXT)
+    near = np.zeros(len(x), bool)
+    near[max(0, start - reach) : end + reach] = True
+    if normal.sum() < CONTEXT:
+        return seen.level, seen.scale
+    near = near & normal if (near & normal).sum() >= CONTEXT else normal
+    scale = robust_std(x[normal], np.median(x[normal], axis=0))
+    return np.median(x[near], axis=0), np.maximum(scale, seen.scale / 20)
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A real anomalous span as deviation from its level.
+
+    dev (L, C): in robust units. marked (L, C): the label. scale (C,): the value of one unit.
+    """
+
+    dev: np.ndarray
+    marked: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, x: np.ndarray, mask: np.ndarray, seen: Channels) -> Exemplar:
+        """A span of one support window x (T, C). Where all channels are marked, those that deviate are its own."""
+        start, end = pick_span(rng, mask)
+        level, scale = local(x, ~mask.any(1), start, end, seen)
+        dev, marked = (x[start:end] - level) / scale, mask[start:end].copy()
+        if mask.all(1)[start:end].all() and mask.shape[1] > 1:
+            peak = np.abs(dev).max(0)
+            usual = np.abs((x[~mask.any(1)] - level) / scale).max(0, initial=0.0)
+            own = peak > np.maximum(DEVIATES, CLEARLY * usual)
+            marked &= own if own.any() else peak >= peak.max()
+        return cls(dev, marked, scale)
+
+    def stretched(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """(dev, marked) resampled to `length` steps by linear interpolation."""
+        old = len(self.dev)
+        if length == old:
+            return self.dev, self.marked
+        at = np.linspace(0, old - 1, length)
+        dev = np.stack([np.interp(at, np.arange(old), column) for column in self.dev.T], axis=1)
+        marked = self.marked[np.rint(at).astype(int)]
+        lost = self.marked.any(0) & ~marked.any(0)
+        marked[:, lost] = True
+        return dev, marked
+
+
+def fade(length: int, share: float) -> np.ndarray:
+    """A cosine taper (length,) in (0, 1], rising over `share` of the length at both ends; short spans stay whole."""
+    n = int(share * length)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 1) / (n + 1))
+    out = np.ones(length)
+    out[:n], out[length - n :] = ramp, ramp[::-1]
+    return out
+
+
+def write(
+    host: np.ndarray, first: int, c: int, values: np.ndarray, out: np.ndarray, mask: np.ndarray, gap: int | None = None
+) -> None:
+    """Put values into channel c of `out` from `first` on; mark from the first to the last step that changed.
+
+    gap: marks part where more than `gap` steps in a row did not change; None: one mark, for a value met by chance is
+    as anomalous as its neighbours.
+    """
+    moved = np.flatnonzero(values != host[first : first + len(values), c])
+    if not len(moved):
+        return
+    breaks = np.flatnonzero(np.diff(moved) > gap + 1) if gap is not None else np.zeros(0, int)
+    for low, high in zip(moved[np.r_[0, breaks + 1]], moved[np.r_[breaks, len(moved) - 1]] + 1):
+        out[first + low : first + high, c] = values[low:high]
+        mask[first + low : first + high, c] = True
+
+
+def place(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels):
+    """(first, length, level, unit): where a stretched exemplar goes, the host's level and value of a unit there."""
+    length = int(np.clip(round(len(exemplar.dev) * rng.uniform(*STRETCH)), 1, len(host)))
+    first = int(rng.integers(len(host) - length + 1))
+    level, scale = local(host, np.ones(len(host), bool), first, first + length, seen)
+    ratio = np.clip(scale / exemplar.scale, *RATIO)
+    return first, length, level, ratio * exemplar.scale  # level, unit (C,)
+
+
+def paste_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels, severity: float):
+    """(window, mask, factor): the exemplar's deviation instead of the host's, on the exemplar's channels."""
+    first, length, level, unit = place(rng, host, exemplar, seen)
+    factor = float(rng.uniform(*SCALE)) * severity
+    taper = fade(length, float(rng.uniform(*TAPER)))
+    dev, marked = exemplar.stretched(length)
+    out, mask = host.copy(), np.zeros(host.shape, bool)
+    for c in np.flatnonzero(marked.any(0)):
+        on = np.flatnonzero(marked[:, c])
+        piece = slice(on[0], on[-1] + 1)
+        under = host[first + piece.start : first + piece.stop, c]
+        weight = taper[piece] if len(on) == length else fade(piece.stop - piece.start, TAPER[0])
+        values = under + weight * (level[c] + factor * unit[c] * dev[piece, c] - under)
+        write(host, first + piece.start, c, seen.tidy(values, c), out, mask)
+    return out, mask, factor
+
+
+# the taxonomy: f(rng, x, a) -> the span's new values; x (L,) the host's, a the signed amplitude
+
+
+def spike(rng, x, a):
+    """One to three short peaks."""
+    out, width = x.copy(), max(1, int(rng.integers(1, max(2, len(x) // 8) + 1)))
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(len(x)))
+        shape = np.maximum(0, 1 - np.abs(np.arange(len(x)) - at) / width)
+        out = np.where(shape > 0, x + a * shape * rng.uniform(0.7, 1.0), out)
+    return out
+
+
+def level_shift(rng, x, a):
+    """A platform."""
+    return x + a
+
+
+def trend(rng, x, a):
+    """A ramp that ends in a fall back, or, run the other way, a jump that fades."""
+    ramp = np.linspace(0, 1, len(x) + 1)[1:]
+    return x + a * (ramp if rng.random() < 0.7 else ramp[::-1])
+
+
+def noise(rng, x, a):
+    """Variance: noise of half the amplitude's std."""
+    return x + abs(a) / 2 * rng.standard_normal(len(x))
+
+
+def flat_line(rng, x, a):
+    """A stuck sensor: the first value, at times at the shifted level."""
+    return np.full(len(x), x[0] + (a if rng.random() < 0.3 else 0.0))
+
+
+def amplitude(rng, x, a):
+    """Swings about the local median enlarged by the amplitude over their own size, or damped as much."""
+    middle = np.median(x)
+    swing = max(np.abs(x - middle).max(), 1e-12)
+    gain = np.clip(abs(a) / swing, 1.0, 10.0)
+    return middle + (x - middle) * (1 + gain if rng.random() < 0.7 else 1 / (1 + 2 * gain))
+
+
+def frequency(rng, x, a):
+    """The same values run 1.5 to 4 times as fast, to and fro, or as slow."""
+    speed = np.exp(rng.uniform(np.log(1.5), np.log(4))) ** rng.choice([-1, 1])
+    at = np.arange(len(x)) * speed
+    last = max(len(x) - 1, 1)
+    at = last - np.abs(at % (2 * last) - last)  # reflected at the ends
+    return np.interp(at, np.arange(len(x)), x)
+
+
+def reversal(rng, x, a):
+    """The pattern back to front, or upside down."""
+    return x[::-1].copy() if rng.random() < 0.5 else 2 * np.median(x) - x
+
+
+TAXONOMY = {
+    "spike": spike, "level_shift": level_shift, "trend": trend, "noise": noise, "flat_line": flat_line,
+    "amplitude": amplitude, "frequency": frequency, "reversal": reversal,
+}  # fmt: skip
+
+
+def taxonomy_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels, severity: float):
+    """(window, mask, factor, name): a textbook change with the exemplar's channels, amplitudes and duration.
+
+    Types are tried in random order until one moves a channel by LEAST robust units: a flat line on a flat host
+    does not.
+    """
+    first, length, _, unit = place(rng, host, exemplar, seen)
+    factor = float(rng.uniform(*SCALE)) * severity
+    dev, marked = exemplar.stretched(length)
+    strongest = np.take_along_axis(dev, np.abs(np.where(marked, dev, 0)).argmax(0)[None], axis=0)[0]  # (C,) signed
+    size = np.where(np.abs(strongest) < LEAST, np.where(strongest < 0, -LEAST, LEAST), strongest)
+    signed = factor * unit * size
+    chosen = np.flatnonzero(marked.any(0))
+    for name in [*rng.permutation(list(TAXONOMY)), "level_shift"]:
+        out, mask, most = host.copy(), np.zeros(host.shape, bool), 0.0
+        for c in chosen:
+            x = host[first : first + length, c]
+            values = seen.tidy(TAXONOMY[name](rng, x, signed[c]), c)
+            write(host, first, c, values, out, mask, gap=0 if name == "spike" else None)
+            most = max(most, float(np.abs(values - x).max() / unit[c]))
+        if most >= min(LEAST, LEAST * factor):
+            break
+    return out, mask, factor, str(name)
+
+
+def last_resort(host: np.ndarray, exemplar: Exemplar, seen: Channels) -> tuple[np.ndarray, np.ndarray]:
+    """A step of six robust units on the exemplar's channels, where nothing else changes the host."""
+    out, mask = host.copy(), np.zeros(host.shape, bool)
+    middle = slice(len(host) // 2, min(len(host), len(host) // 2 + len(exemplar.dev)))
+    for c in np.flatnonzero(exemplar.marked.any(0)):
+        up = host[middle, c] + 6 * seen.scale[c]
+        out[middle, c] = np.where(up != host[middle, c], up, np.nextafter(host[middle, c], np.inf))
+        mask[middle, c] = True
+    return out, mask
+
+
+def make(name: str, hosts: Records, support: Records, seeds: list[int], severity: float) -> Records:
+    """Records of one of the two generators."""
+    usable = check_sets(hosts, support, need_mask=True)
+    seen = Channels.of(hosts, support)
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        parent, at = usable[int(rng.integers(len(usable)))], int(rng.integers(len(hosts)))
+        host = hosts.x[at]
+        exemplar = Exemplar.draw(rng, support.x[parent], np.asarray(support.mask[parent], bool), seen)
+        one = paste_one if name == "paste" else taxonomy_one
+        out, mask, factor, *what = one(rng, host, exemplar, seen, severity)
+        if not mask.any():
+            out, mask = last_resort(host, exemplar, seen)
+        label = ":".join([name, *what, str(support.meta["id"].iloc[parent])])
+        rows.append((out, mask, at, [parent], factor, label))
+    x, masks, host, parents, factors, source = (list(column) for column in zip(*rows)) if rows else [[]] * 6
+    meta = provenance(
+        name, hosts, support, seeds, host=host, parents=parents, severity=factors, mask_source=source
+    )
+    time = None if hosts.time is None else [hosts.time[i].copy() for i in host]
+    return Records("series", meta, x, masks, hosts.schema, time)
+
+
+def paste(hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0) -> Records:
+    """One normal window a seed with a support anomaly's deviation in it: scaled, stretched, tapered, somewhere in time.
+
+    severity multiplies the drawn scale (SCALE). The mask spans, per channel, what changed. InputError without a parent.
+    """
+    return make("paste", hosts, support, seeds, severity)
+
+
+def taxonomy(hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0) -> Records:
+    """One normal window a seed with a textbook anomaly (TAXONOMY) of a support anomaly's size, duration and channels.
+
+    The mask_source names the type; the kind stays the parent's. InputError without a parent.
+    """
+    return make("taxonomy", hosts, support, seeds, severity)

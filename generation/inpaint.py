@@ -1,0 +1,256 @@
+"""Guided masked sampling: real hosts edited where the plan says, one seed a record, its adapter-off twin beside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from data.records import Records
+from generation import images
+from generation.diffusion import guided, karras_sigmas, keeping, noise, sample, truncated
+from generation.masks import deviation, image_mask, nuisance_cells, series_mask
+from generation.model import Adapter
+from generation.paste import generated_meta, paste_images, paste_series
+
+# records denoised at once; short batches are padded, so that a record does not depend on the others
+BATCH = {"image": 16, "series": 32, "row": 256}
+PART = {"image": 16, "series": 512, "row": 2048}  # records prepared, grouped by strength and yielded at once
+WHOLE = 0.5  # share of rows whose every cell is noised
+SLIGHT = (0.35, 0.4)  # strengths for them: noise of about 0.16 to 0.26 std where sigma_max is 20
+
+
+def denoise_batch(
+    adapter: Adapter,
+    start: Tensor,
+    cond: dict[str, Tensor],
+    scale: Tensor,
+    seeds: list[int],
+    *,
+    steps: int,
+    strength: float,
+    sampler: str,
+    sigma_max: float,
+    edit: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(generated, control) x0 of one batch. start: what is noised (the host, or the host with an exemplar, `edit`).
+
+    Both faces start from the same noise; the control starts from the host itself.
+    """
+    ceiling = getattr(adapter.base.denoiser, "sigma_max", sigma_max)  # what a pretrained schedule ends on
+    sigmas = truncated(karras_sigmas(steps, min(sigma_max, ceiling)), strength)
+    eps = noise(seeds, tuple(start.shape[1:])).to(start) * float(sigmas[0])
+    hole = cond["mask"][:, -1:] if start.ndim == 4 else cond["mask"]
+
+    def face(fn):
+        return keeping(lambda x, sigma: fn(x, sigma, **cond), start, hole)
+
+    def base(x, sigma, **c):
+        return adapter.denoise_base(x, sigma, **c)
+
+    steer = guided(base, adapter.denoise, scale)
+    made = sample(face(steer), (start if edit is None else edit) + eps, sigmas, sampler)
+    control = sample(face(base), start + eps, sigmas, sampler)
+    return made, control
+
+
+def denoise_all(
+    adapter: Adapter,
+    plan: pd.DataFrame,
+    x: np.ndarray,
+    known: np.ndarray,
+    mask: np.ndarray,
+    strengths: np.ndarray,
+    *,
+    edit: np.ndarray | None = None,
+    **settings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(generated, control), each like x (N, C, *L), of records grouped by strength into padded batches of one size."""
+    device, size = adapter.base.device, BATCH[adapter.base.modality]
+    number = {kind: i + 1 for i, kind in enumerate(adapter.kinds)}
+    kind = np.array([number[k] for k in plan["kind"]])
+    scale = np.array([adapter.scales[k] for k in plan["kind"]]) * plan["severity_factor"].to_numpy()
+    seeds = plan["seed"].to_numpy()
+    made, control = np.empty_like(x), np.empty_like(x)
+    for level in np.unique(strengths):
+        group = np.flatnonzero(strengths == level)
+        for start in range(0, len(group), size):
+            index = group[start : start + size]
+            full = np.r_[index, np.repeat(index[-1:], size - len(index))]
+
+            def batch(a: np.ndarray) -> Tensor:
+                return torch.as_tensor(a[full], device=device, dtype=torch.float32)  # noqa: B023
+
+            cond = {"known": batch(known), "mask": batch(mask), "kind": torch.as_tensor(kind[full], device=device)}
+            pair = denoise_batch(
+                adapter, batch(x), cond, batch(scale), list(seeds[full]), strength=float(level),
+                edit=None if edit is None else batch(edit), **settings,
+            )  # fmt: skip
+            for target, value in zip((made, control), pair):
+                target[index] = value.float().cpu().numpy()[: len(index)]
+    return made, control
+
+
+def record_rng(seed: int) -> np.random.Generator:
+    """The generator of a record's own choices, apart from the one the plan used."""
+    return np.random.default_rng([int(seed), 1])
+
+
+# images
+
+
+def image_chunk(
+    adapter: Adapter,
+    hosts: Records,
+    support: Records,
+    plan: pd.DataFrame,
+    *,
+    steps: int,
+    strength: float,
+    sampler: str,
+    sigma_max: float,
+) -> Records:
+    """One chunk of image records: host, mask from the bank, native crop, inpaint, paste, realised mask."""
+    latent, size, device = adapter.base.latent, adapter.base.config["settings"]["size"], adapter.base.device
+    masks, boxes = [], []
+    for row in plan.itertuples():
+        rng = record_rng(row.seed)
+        mask = image_mask(rng, support, row.parent, hosts.x[row.host].shape[:2], size=row.size_factor)
+        masks.append(mask)
+        boxes.append(images.defect_box(rng, mask, size))
+    crops = torch.from_numpy(np.stack([images.take(hosts.x[h], box, size) for h, box in zip(plan["host"], boxes)]))
+    shares = torch.from_numpy(np.stack([images.take_mask(m, box, size) for m, box in zip(masks, boxes)]))
+    x, known, channels = encode(latent, crops.to(device), shares.to(device))
+    made, control = denoise_all(
+        adapter, plan, x, known, channels, np.full(len(plan), strength),
+        steps=steps, sampler=sampler, sigma_max=sigma_max,
+    )  # fmt: skip
+    return paste_images(
+        hosts, support, plan, masks, boxes, decode(latent, made, device), decode(latent, control, device)
+    )
+
+
+def encode(latent, crops: Tensor, shares: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(latents, known, mask channels) of crops (N, 3, S, S) one at a time: a record ignores its neighbours."""
+    parts = []
+    for i in range(len(crops)):
+        cond = images.condition(latent, crops[i : i + 1], shares[i : i + 1])
+        parts.append((latent.encode(crops[i : i + 1]), cond["known"], cond["mask"]))
+    return tuple(torch.cat(part).float().cpu().numpy() for part in zip(*parts))
+
+
+def decode(latent, z: np.ndarray, device: str) -> np.ndarray:
+    """Crops (N, 3, S, S) in [-1, 1] of latents, one at a time for the same reason."""
+    parts = [latent.decode(torch.as_tensor(z[i : i + 1], device=device)) for i in range(len(z))]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+# series
+
+
+def series_chunk(
+    adapter: Adapter,
+    hosts: Records,
+    support: Records,
+    plan: pd.DataFrame,
+    *,
+    steps: int,
+    strength: tuple[float, float],
+    sampler: str,
+    sigma_max: float,
+) -> Records:
+    """One chunk of windows: an exemplar's deviation laid on the host, noised to a strength of its own, denoised.
+
+    A record's strength is drawn from its seed, one of four levels; at full strength there is no exemplar, only a mask.
+    """
+    from generation.classical.series import Channels, Exemplar, paste_one
+
+    codec = adapter.base.codec
+    chosen, seen = hosts.take(plan["host"].to_numpy()), Channels.of(hosts, support)
+    masks, pasted, strengths = [], [], []
+    for host, row in zip(chosen.x, plan.itertuples()):
+        rng = record_rng(row.seed)
+        strengths.append(float(rng.choice(np.linspace(*strength, 4))))
+        exemplar = Exemplar.draw(rng, support.x[row.parent], support.mask[row.parent], seen)
+        edit, mask, _ = paste_one(rng, host, exemplar, seen, row.severity_factor)
+        fresh = strengths[-1] == 1 or not mask.any()
+        masks.append(series_mask(rng, support, row.parent, host.shape, size=row.size_factor) if fresh else mask)
+        pasted.append(host if fresh else edit)
+    laid = Records("series", chosen.meta, pasted, masks, chosen.schema, chosen.time)
+    x = codec.encode(chosen)[0].astype(np.float32)
+    hole = np.stack(masks).transpose(0, 2, 1).astype(np.float32)
+    edit = np.where(hole > 0, codec.encode(laid)[0], x).astype(np.float32)
+    made, control = denoise_all(
+        adapter, plan, x, x * (1 - hole), hole, np.array(strengths), edit=edit,
+        steps=steps, sampler=sampler, sigma_max=sigma_max,
+    )  # fmt: skip
+    return paste_series(codec, chosen, hosts, support, plan, np.stack(masks), x, made, control, strengths)
+
+
+# rows
+
+
+def row_chunk(
+    adapter: Adapter,
+    hosts: Records,
+    support: Records,
+    plan: pd.DataFrame,
+    *,
+    steps: int,
+    strength: tuple[float, float],
+    sampler: str,
+    sigma_max: float,
+    share: float,
+) -> Records:
+    """One chunk of rows, each made of a real anomaly (the plan's parent, its host) in one of two ways.
+
+    WHOLE of them are noised a little in every cell and denoised as an anomaly. The rest keep the cells that deviate
+    from normals, and their nuisance cells are noised to a `strength` and made anew. Both tied for best in pilots; a
+    table of flags gives copies by the second alone.
+    """
+    codec = adapter.base.codec
+    chosen = support.take(plan["parent"].to_numpy())
+    x = codec.encode(chosen)[0].astype(np.float32)
+    normals = codec.encode(hosts)[0]
+    column = np.asarray(codec.feature_column)
+    real = codec.encode(support)[0]
+    far = {parent: deviation(real[parent], normals, codec) for parent in sorted(set(plan["parent"]))}
+    cells, strengths = [], []
+    for row in plan.itertuples():
+        rng = record_rng(row.seed)
+        if rng.random() < WHOLE:
+            cells.append(np.ones(len(codec.columns), bool))
+            strengths.append(float(rng.choice(np.linspace(*SLIGHT, 3))))
+        else:
+            cells.append(nuisance_cells(rng, far[row.parent], support.mask[row.parent], share=share))
+            strengths.append(float(rng.choice(np.linspace(*strength, 4))))
+    cells = np.stack(cells)
+    hole = cells[:, column].astype(np.float32)
+    made, control = denoise_all(
+        adapter, plan, x, x * (1 - hole), hole, np.array(strengths), steps=steps, sampler=sampler, sigma_max=sigma_max
+    )
+    values, twins = codec.decode(made, chosen, cells), codec.decode(control, chosen, cells)
+    meta = generated_meta(
+        plan,
+        hosts,
+        support,
+        area=cells.mean(1).tolist(),
+        mask_iou=1.0,
+        intended_area=cells.mean(1).tolist(),
+        changed=[list(map(bool, c)) for c in cells],
+        strength=strengths,
+    )
+    meta["host"], meta["group"] = list(chosen.meta["id"]), list(chosen.meta["group"])
+    return Records("row", meta, values, chosen.mask.copy(), hosts.schema, None, twins)
+
+
+GENERATE = {"image": image_chunk, "series": series_chunk, "row": row_chunk}
+
+
+@torch.no_grad()
+def generate(adapter: Adapter, hosts: Records, support: Records, plan: pd.DataFrame, **settings):
+    """Yield Records chunk by chunk in plan order; memory does not grow with the length of the plan."""
+    make, part = GENERATE[adapter.base.modality], PART[adapter.base.modality]
+    for start in range(0, len(plan), part):
+        yield make(adapter, hosts, support, plan.iloc[start : start + part], **settings)
