@@ -1,0 +1,131 @@
+"""Cross-fitted judges: real-only detectors, one set a fold, and what they say of a record.
+
+A judge of fold k is fitted on the real records of every other fold and on no generated one, so a record whose host and
+parent lie in fold k is judged by detectors that saw neither, nor any sibling generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data.records import Records, concat
+from detection.detectors import DETECTORS
+from detection.fuse import percentile
+
+JUDGES = {
+    "image": {"unsupervised": "memory", "supervised": "segmentation"},
+    "series": {"unsupervised": "knn", "supervised": "forest"},
+    "row": {"unsupervised": "knn", "supervised": "forest"},
+}
+
+
+@dataclass
+class Judge:
+    """The detectors of one fold by role, with the scores they give the calib normals: the reference of percentiles."""
+
+    fold: int
+    detectors: dict[str, object]
+    reference: dict[str, np.ndarray]
+
+    @classmethod
+    def fit(
+        cls,
+        fold: int,
+        fit: Records,
+        support: Records,
+        calib: Records,
+        folds: dict[str, int],
+        *,
+        seed: int,
+        options: dict[str, dict] | None = None,
+    ) -> Judge:
+        """Detectors fitted on the real records outside `fold`."""
+        names = JUDGES[fit.modality]
+        outside = [part.take(np.array([folds[i] != fold for i in part.meta["id"]])) for part in (fit, support)]
+        real = concat(outside)
+        detectors = {
+            role: DETECTORS[fit.modality][name](**(options or {}).get(name, {})).fit(real, seed=seed)
+            for role, name in names.items()
+        }
+        judge = cls(fold, detectors, {})
+        judge.reference = {role: judge.raw(role, calib) for role in detectors}
+        return judge
+
+    def raw(self, role: str, records: Records) -> np.ndarray:
+        """(N,) highest score a record gets anywhere."""
+        return peaks(records, self.detectors[role].score_map(records), None)
+
+    def percentiles(self, records: Records, *, inside: bool) -> dict[str, np.ndarray]:
+        """Per role the percentile (0..1, above 1 beyond the reference's largest) among calib normals.
+
+        inside: look only where the record's mask is (does the anomaly show where the label says?).
+        """
+        out = {}
+        for role, detector in self.detectors.items():
+            value = peaks(records, detector.score_map(records), records.mask if inside else None)
+            out[role] = percentile(value, self.reference[role])
+        return out
+
+
+def peaks(records: Records, maps, masks) -> np.ndarray:
+    """(N,) the largest lightly smoothed value of each map, within the mask grown by two elements where one is given."""
+    if records.modality == "row":
+        return np.asarray(maps, dtype=float)
+    from scipy.ndimage import binary_dilation, uniform_filter
+
+    out = np.empty(len(records))
+    for i, m in enumerate(maps):
+        smooth = uniform_filter(np.asarray(m, dtype=float), 3)
+        if masks is not None:
+            where = masks[i] if records.modality == "image" else masks[i].any(1)
+            where = binary_dilation(where, iterations=2)
+            smooth = smooth[where] if where.any() else smooth[:0]
+        out[i] = smooth.max() if smooth.size else -np.inf
+    return out
+
+
+def judge_records(judges: list[Judge], records: Records, fold: np.ndarray) -> pd.DataFrame:
+    """Scores of records by the judge of each one's own fold; `fold` (N,).
+
+    Columns: supervised, unsupervised and their mean `fused` (percentiles inside the mask); for records that carry a
+    control, `control` (the same mean over the control's place): what a judge sees of the paste itself.
+    """
+    table = pd.DataFrame(index=range(len(records)), columns=["supervised", "unsupervised", "control"], dtype=float)
+    for judge in judges:
+        index = np.flatnonzero(fold == judge.fold)
+        if not len(index):
+            continue
+        part = records.take(index)
+        for role, value in judge.percentiles(part, inside=True).items():
+            table.loc[index, role] = value
+        if part.control is not None and records.modality != "row":
+            twin = Records(part.modality, part.meta, part.control, part.mask, part.schema, part.time)
+            table.loc[index, "control"] = np.mean(list(judge.percentiles(twin, inside=True).values()), axis=0)
+    table["fused"] = table[["supervised", "unsupervised"]].mean(axis=1)
+    return table
+
+
+def real_scores(judges: list[Judge], support: Records, folds: dict[str, int]) -> pd.DataFrame:
+    """The support's own out-of-fold scores: what a real anomaly looks like to a judge that never saw it."""
+    table = judge_records(judges, support, np.array([folds[i] for i in support.meta["id"]]))
+    table.insert(0, "id", list(support.meta["id"]))
+    table.insert(1, "kind", list(support.meta["kind"]))
+    return table
+
+
+def cross_fit(
+    fit: Records,
+    support: Records,
+    calib: Records,
+    folds: dict[str, int],
+    *,
+    seed: int,
+    options: dict[str, dict] | None = None,
+) -> Iterator[Judge]:
+    """One judge a fold."""
+    for fold in sorted({folds[i] for i in support.meta["id"]}):
+        yield Judge.fit(fold, fit, support, calib, folds, seed=seed, options=options)

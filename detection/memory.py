@@ -1,0 +1,119 @@
+"""Unsupervised images: distance of local features to the nearest ones of normals (PatchCore, arXiv:2106.08265)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.records import Records
+from detection.features import BATCH, LEVELS, features_of, frame, pick_device, smooth, to_size
+
+STRIDES = (4, 8, 16)  # of the maps compared
+GRID = 8  # stride of the patches
+POOL = 3  # cells whose mean is a patch's feature (sec. 3.1)
+PROJECTED = 64  # dimensions in which the coreset is chosen, by a random projection (sec. 3.2)
+CANDIDATES = 20_000  # patches the coreset is chosen from
+
+
+class MemoryBank:
+    """Distance of patches to the nearest patch of a normal image; needs no anomaly.
+
+    size: long side in pixels that images are resized to. bank: patches kept, spread out over the normal ones by a
+    greedy coreset. images: most normal images used, drawn by the seed.
+    """
+
+    def __init__(self, *, size: int = 128, bank: int = 2000, images: int = 400, device: str = "auto"):
+        self.options = {"size": size, "bank": bank, "images": images, "device": device}
+        self.device = pick_device(device)
+
+    def fit(self, records: Records, *, seed: int) -> MemoryBank:
+        from detection.rows import normals_of
+
+        normals, rng = normals_of(records), np.random.default_rng(seed)
+        if len(normals) > self.options["images"]:
+            normals = normals.take(np.sort(rng.permutation(len(normals))[: self.options["images"]]))
+        self.shape = frame(normals.x, self.options["size"])
+        self.scale = self._scale(normals)
+        patches = torch.cat([p.flatten(0, 1) for p in self._patches(normals)])  # (N * L, D)
+        if len(patches) > CANDIDATES:
+            patches = patches[torch.from_numpy(np.sort(rng.permutation(len(patches))[:CANDIDATES])).to(patches.device)]
+        self._set(patches[coreset(patches, self.options["bank"], rng)])
+        return self
+
+    def _set(self, bank: Tensor) -> None:
+        self.bank, self.norm = bank, bank.square().sum(1)
+
+    def _scale(self, normals: Records) -> dict[int, Tensor]:
+        """Per stride the spread of every channel over normal images, (C, 1, 1): no channel outweighs the others."""
+        first = features_of(normals, self.shape, self.device, 0, 64)
+        spread = {s: first[s].transpose(0, 1).flatten(1).std(1, correction=0) for s in STRIDES}
+        return {s: v.clamp_min(1e-3)[:, None, None] for s, v in spread.items()}
+
+    def _patches(self, records: Records):
+        """(B, L, D) locally pooled, scaled features of every BATCH records; the last ones padded to as many."""
+        size = self.shape[0] // GRID, self.shape[1] // GRID
+        for low in range(0, len(records), BATCH):
+            maps = features_of(records, self.shape, self.device, low, low + BATCH)
+            parts = []
+            for stride in STRIDES:
+                m = (maps[stride] / self.scale[stride]).to(self.device)
+                m = F.avg_pool2d(m, POOL, 1, POOL // 2, count_include_pad=False)
+                m = F.adaptive_avg_pool2d(m, size) if stride < GRID else F.interpolate(m, size, mode="bilinear")
+                parts.append(m / m.shape[1] ** 0.5)  # every stride counts alike
+            yield torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def _grids(self, records: Records) -> np.ndarray:
+        """(N, h, w) float32 lightly smoothed distances, an image alone, so that its company cannot change a bit."""
+        size = self.shape[0] // GRID, self.shape[1] // GRID
+        out = torch.zeros(len(records), *size)
+        low = 0
+        for patches in self._patches(records):
+            for x in patches:
+                squared = (x.square().sum(1)[:, None] + self.norm - 2 * (x @ self.bank.T)).amin(1)
+                out[low] = squared.clamp_min(0).sqrt().reshape(size).cpu()
+                low += 1
+        return smooth(out).numpy()
+
+    def score_map(self, records: Records) -> list[np.ndarray]:
+        """(H, W) float32 per record at its own size; about 1 is a channel's usual spread."""
+        return [to_size(grid, image.shape) for grid, image in zip(self._grids(records), records.x)]
+
+    def score(self, records: Records) -> np.ndarray:
+        """(N,) float32: the largest value of the smoothed map."""
+        return self._grids(records).max((1, 2), initial=0)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict]:
+        arrays = {f"scale.{s}": self.scale[s].cpu().numpy() for s in STRIDES} | {"bank": self.bank.cpu().numpy()}
+        return arrays, {"options": self.options, "shape": list(self.shape)}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, np.ndarray], config: dict) -> MemoryBank:
+        out = cls(**config["options"])
+        out.shape = tuple(config["shape"])
+        out.scale = {s: torch.from_numpy(np.array(arrays[f"scale.{s}"])) for s in STRIDES}
+        out._set(torch.from_numpy(np.array(arrays["bank"])).to(out.device))
+        return out
+
+
+@torch.no_grad()
+def coreset(points: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """Indices of `count` points, each the farthest from those before (k-centre greedy, alg. 1), in projected space."""
+    if len(points) <= count:
+        return torch.arange(len(points), device=points.device)
+    if points.shape[1] > PROJECTED:
+        matrix = torch.from_numpy(rng.standard_normal((points.shape[1], PROJECTED)).astype(np.float32))
+        points = points @ matrix.to(points.device) / PROJECTED**0.5
+    norm = points.square().sum(1)
+    chosen = [int(rng.integers(len(points)))]
+    nearest = torch.full_like(norm, torch.inf)
+    for _ in range(count - 1):
+        last = chosen[-1]
+        nearest = torch.minimum(nearest, norm + norm[last] - 2 * (points @ points[last]))
+        chosen.append(int(nearest.argmax()))
+    return torch.tensor(chosen, device=points.device)
+
+
+assert set(STRIDES) <= set(LEVELS)
