@@ -1,0 +1,413 @@
+"""params.yaml as strict models: a mistake is one line with its dotted path and what was probably meant.
+
+A section is named after its stage and holds a model a modality; only the modalities of the data sets in use are needed.
+To add a setting, add a field here and its value to params.yaml and presets/; a test checks that they agree.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.errors import SettingsError
+from pipelines.explain import Model, read_yaml, show, validate
+
+ROUNDS = (1, 2)  # as unrolled in dvc.yaml
+MODALITIES = ("image", "series", "row")
+SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Span = Annotated[list[Unit], Field(min_length=2, max_length=2)]  # low, high
+Kinds = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class Source(BaseModel):
+    """Where a data set comes from; further keys are options of its reader, which knows their names."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    reader: Literal["mvtec", "folder", "csv", "npz", "demo"]
+    path: Annotated[str, Field(min_length=1)]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Dataset(Model):
+    modality: Literal["image", "series", "row"]
+    source: Source
+
+
+# prepare
+
+
+class PrepareImage(Model):
+    pass
+
+
+class PrepareSeries(Model):
+    window: Annotated[int, Field(ge=8, le=4096)]  # time steps of a record
+
+
+class PrepareRow(Model):
+    pass
+
+
+class Prepare(Model):
+    seeds: Annotated[int, Field(ge=1, le=50)]  # supports drawn, and so repetitions of everything that follows
+    support: Annotated[int, Field(ge=2, le=1000)]  # labelled anomalies a support holds
+    folds: Annotated[int, Field(ge=2, le=20)]  # of the cross-fitted judges
+    test_share: Share
+    calib_share: Share
+    strict: bool  # an unreadable item ends the run instead of being quarantined
+    image: PrepareImage | None = None
+    series: PrepareSeries | None = None
+    row: PrepareRow | None = None
+
+
+# fit: the base on normals
+
+
+class Latent(Model):
+    kind: Literal["pixels", "train", "pretrained"]
+    channels: Count
+    factor: Literal[1, 2, 4, 8]
+    width: Count
+    steps: Annotated[int, Field(ge=0)]  # training of the autoencoder; kind train only
+    lr: Positive
+    source: str | None = None  # folder or hub id; kind pretrained only
+    revision: str | None = None
+
+
+class FitImage(Model):
+    size: Annotated[int, Field(ge=16, le=1024)]  # side of the crops, pixels
+    steps: Annotated[int, Field(ge=0)]  # 0 with a pretrained pipeline that is taken as it is
+    batch: Count
+    pool: Count  # crops drawn once, from which batches are taken
+    lr: Positive
+    widths: Annotated[list[Count], Field(min_length=1, max_length=6)]
+    layers: Count
+    latent: Latent
+    pretrained: str | None = None  # an inpainting pipeline, folder or hub id, in place of the network trained here
+    revision: str | None = None
+    prompts: dict[str, str] | None = None  # kind: prompt, for a pretrained pipeline
+
+
+class FitSeries(Model):
+    steps: Count
+    batch: Count
+    pool: Count
+    lr: Positive
+    patch: Count
+    width: Count
+    depth: Count
+
+
+class FitRow(Model):
+    steps: Count
+    batch: Count
+    pool: Count
+    lr: Positive
+    width: Count
+    depth: Count
+
+
+class Fit(Model):
+    image: FitImage | None = None
+    series: FitSeries | None = None
+    row: FitRow | None = None
+
+
+# adapt: LoRA on the support
+
+
+class AdaptSettings(Model):
+    steps: Count
+    batch: Count
+    lr: Positive
+    pool: Count  # examples drawn once, from which batches are taken
+    prior: Unit  # share of a batch that is normal
+    rank: Annotated[int, Field(ge=1, le=256)]
+    match: Count  # records generated a kind and scale to choose the scale
+
+
+class AdaptImage(AdaptSettings):
+    pass
+
+
+class AdaptSeries(AdaptSettings):
+    pass
+
+
+class AdaptRow(AdaptSettings):
+    pass
+
+
+class Adapt(Model):
+    image: AdaptImage | None = None
+    series: AdaptSeries | None = None
+    row: AdaptRow | None = None
+
+
+# crossfit: the judges
+
+
+class Segmentation(Model):
+    """detection.segmentation.Segmentation."""
+
+    size: Annotated[int, Field(ge=32, le=1024)] = 128  # long side that images are resized to
+    steps: Count = 200
+    real_share: Unit = 0.5  # least part of the anomalous half of what it sees that is real
+
+
+class Memory(Model):
+    """detection.memory.MemoryBank."""
+
+    size: Annotated[int, Field(ge=32, le=1024)] = 128
+    bank: Count = 2000  # patches kept
+
+
+class ConvForest(Model):
+    """detection.windows.ConvForest."""
+
+    trees: Count = 300
+    kernels: Count = 32
+    real_share: Unit = 0.5
+
+
+class Forest(Model):
+    """detection.rows.Forest."""
+
+    trees: Count = 400
+    real_share: Unit = 0.5
+
+
+class CrossfitImage(Model):
+    segmentation: Segmentation = Segmentation()
+    memory: Memory = Memory()
+
+
+class CrossfitSeries(Model):
+    forest: ConvForest = ConvForest()
+
+
+class CrossfitRow(Model):
+    forest: Forest = Forest()
+
+
+class Crossfit(Model):
+    image: CrossfitImage | None = None
+    series: CrossfitSeries | None = None
+    row: CrossfitRow | None = None
+
+
+# generate, judge, filter: r1 and r2 hold what a round changes of the settings beside them, e.g. {count: 50}
+
+
+class Changes(Model):
+    image: dict[str, Any] | None = None
+    series: dict[str, Any] | None = None
+    row: dict[str, Any] | None = None
+
+
+class RoundSection(Model):
+    r1: Changes
+    r2: Changes
+
+
+class GenerateSettings(Model):
+    count: Count  # records a seed and round
+    steps: Annotated[int, Field(ge=2, le=1000)]
+    sampler: Literal["dpmpp_2m", "heun"]
+    sigma_max: Positive
+
+
+class GenerateImage(GenerateSettings):
+    strength: Annotated[float, Field(gt=0, le=1)]  # 1 starts from pure noise
+
+
+class GenerateSeries(GenerateSettings):
+    strength: Span
+
+
+class GenerateRow(GenerateSettings):
+    strength: Span
+    share: Share  # of a row's cells that count as deviating at most
+
+
+class Generate(RoundSection):
+    image: GenerateImage | None = None
+    series: GenerateSeries | None = None
+    row: GenerateRow | None = None
+
+
+class JudgeImage(Model):
+    pass
+
+
+class JudgeSeries(Model):
+    pass
+
+
+class JudgeRow(Model):
+    pass
+
+
+class Judge(RoundSection):
+    image: JudgeImage | None = None
+    series: JudgeSeries | None = None
+    row: JudgeRow | None = None
+
+
+class FilterSettings(Model):
+    min_overlap: Unit  # of the intended mask with what really changed; less is "unchanged"
+    seam: Positive  # judges' percentile of the adapter-off twin; more is "seam"
+    copy_: Annotated[float, Field(ge=0, alias="copy")]  # distance to the nearest real anomaly over real to real
+    floor: Unit  # judges' percentiles that bound the limit of "invisible"
+    ceiling: Unit
+    low: Unit  # quantiles of the real anomalies' scores that set invisible and trivial
+    high: Unit
+    trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of the kept
+
+
+class FilterImage(FilterSettings):
+    pass
+
+
+class FilterSeries(FilterSettings):
+    pass
+
+
+class FilterRow(FilterSettings):
+    pass
+
+
+class Filter(RoundSection):
+    image: FilterImage | None = None
+    series: FilterSeries | None = None
+    row: FilterRow | None = None
+
+
+# train, evaluate, report
+
+
+class TrainImage(CrossfitImage):
+    pass
+
+
+class TrainSeries(CrossfitSeries):
+    pass
+
+
+class TrainRow(CrossfitRow):
+    pass
+
+
+class Train(Model):
+    image: TrainImage | None = None
+    series: TrainSeries | None = None
+    row: TrainRow | None = None
+
+
+class Likelihood(Model):
+    """Whether the likelihood ratio of adapted to base model is measured too: minutes a support for large images."""
+
+    likelihood: bool = True
+
+
+class EvaluateImage(Likelihood):
+    pass
+
+
+class EvaluateSeries(Likelihood):
+    pass
+
+
+class EvaluateRow(Likelihood):
+    pass
+
+
+class Evaluate(Model):
+    image: EvaluateImage | None = None
+    series: EvaluateSeries | None = None
+    row: EvaluateRow | None = None
+
+
+class Report(Model):
+    examples: Count  # records shown of each kind of outcome
+
+
+class Settings(Model):
+    """The whole of params.yaml."""
+
+    datasets: Annotated[dict[str, Dataset], Field(min_length=1)]
+    device: Literal["auto", "cpu", "cuda"]
+    prepare: Prepare
+    fit: Fit
+    adapt: Adapt
+    crossfit: Crossfit
+    generate: Generate
+    judge: Judge
+    filter: Filter
+    train: Train
+    evaluate: Evaluate
+    report: Report
+
+    def section(self, stage: str, modality: str, round_: int | None = None) -> Any:
+        """Settings of a stage for a modality, with what `round_` changes of them."""
+        section = getattr(self, stage)
+        model = getattr(section, modality)
+        changes = getattr(getattr(section, f"r{round_}"), modality) if round_ else None
+        return type(model).model_validate(merge(model.model_dump(by_alias=True), changes)) if changes else model
+
+
+BY_MODALITY = tuple(name for name, field in Settings.model_fields.items()
+                    if isinstance(field.annotation, type) and "image" in getattr(field.annotation, "model_fields", {}))
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """`base` with the leaves of `changes` put in place."""
+    out = dict(base)
+    for key, value in changes.items():
+        out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def load_settings(path: Path = Path("params.yaml")) -> Settings:
+    """The validated settings; SettingsError names the first mistake by its dotted path."""
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: must hold sections, got {show(raw)}")
+    settings = validate(Settings, raw, where=f"{path}: ")
+    check_datasets(settings, path)
+    for stage in (s for s in BY_MODALITY if isinstance(getattr(settings, s), RoundSection)):
+        section = getattr(settings, stage)
+        for place, modality in ((f"r{r}", m) for r in ROUNDS for m in MODALITIES):
+            base, changes = getattr(section, modality), getattr(getattr(section, place), modality)
+            if changes and base is None:
+                raise SettingsError(f"{path}: {stage}.{place}.{modality}: needs {stage}.{modality}, which it changes")
+            if changes:
+                changed = merge(base.model_dump(by_alias=True), changes)
+                validate(type(base), changed, where=f"{path}: {stage}.{place}.{modality}.")
+    return settings
+
+
+def check_datasets(settings: Settings, path: Path) -> None:
+    """SettingsError where a name would not do as a folder and stage name, or a section lacks a modality in use."""
+    for name, dataset in settings.datasets.items():
+        if not SLUG.fullmatch(name):
+            rule = "a name must be up to 40 of a-z, 0-9, _ and -, the first a letter or digit"
+            raise SettingsError(f"{path}: datasets: {rule}, got {show(name)}")
+        for stage in BY_MODALITY:
+            section = getattr(settings, stage)
+            rounds = [f"r{r}" for r in ROUNDS] if isinstance(section, RoundSection) else []
+            for place, part in (("", section), *((f".{r}", getattr(section, r)) for r in rounds)):
+                if getattr(part, dataset.modality) is None:
+                    where = f"{stage}{place}.{dataset.modality}"
+                    raise SettingsError(f"{path}: {where}: is required by data set '{name}'")

@@ -1,0 +1,350 @@
+"""Figures of the report as inline SVG and PNG data URIs: no plotting library, colours from the page's CSS.
+
+Every function returns `markupsafe.Markup`; every name drawn is escaped here, so user-given text stays inert.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+WIDTH = 440  # of every chart in SVG units: text stays readable when a phone shrinks it to 330 px
+CARD = 320  # of a strip of a series card
+LABEL = 128  # room for the names left of the dots
+POINTS = 240  # drawn per line at most
+
+
+def plain(text: object, limit: int = 80) -> str:
+    """The text as one short line: control and direction-changing characters shown as codes, cut at `limit`."""
+    shown = "".join(
+        c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} else f"\\u{ord(c):04x}"
+        for c in str(text)[: 4 * limit]
+    )
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`0.031`, `12,000`, `1.2e-07`, or a dash for a missing or infinite value."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e9 and not isinstance(value, float):
+        return f"{value:,}"
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.{max(digits - 1, 1)}g}".replace("-", "−")
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) inside [low, high], about `count` of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """log10 of 1, 2 and 5 times the powers of ten inside 10**[low, high]; of the powers alone over many decades."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    marks = [k + math.log10(m) for k in powers for m in ((1, 2, 5) if high - low < 2.5 else (1,))]
+    return [m for m in marks if low - 1e-9 <= m <= high + 1e-9]
+
+
+def _text(x: float, y: float, text: object, kind: str = "", anchor: str = "start", limit: int = 80) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(plain(text, limit))}</text>'
+
+
+def _svg(body: list[str], height: float, title: str, width: float = WIDTH, kind: str = "") -> Markup:
+    label = escape(plain(title, 200))
+    return Markup(
+        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">'
+        f"<title>{label}</title>{''.join(body)}</svg>"
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def path(xs: np.ndarray, ys: np.ndarray, kind: str) -> str:
+    """An SVG path through the points, broken where a value is missing; empty without two points."""
+    parts, pen = [], "M"
+    for x, y in zip(xs, ys):
+        if math.isfinite(x) and math.isfinite(y):
+            parts.append(f"{pen}{x:.1f} {y:.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return f'<path d="{"".join(parts)}" class="{kind}"/>' if parts else ""
+
+
+def thin(
+    xs: np.ndarray, ys: np.ndarray, points: int = POINTS, how: str = "mean"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The curve in at most `points` points: bin means ("mean"), every n-th ("pick") or bin extremes ("peaks")."""
+    xs, ys = np.asarray(xs, float), np.asarray(ys, float)
+    if len(xs) <= points:
+        return xs, ys
+    if how == "pick":
+        keep = np.unique(np.linspace(0, len(xs) - 1, points).round().astype(int))
+        return xs[keep], ys[keep]
+    if how == "mean":
+        bins = np.array_split(np.arange(len(xs)), points)
+        return np.array([xs[b].mean() for b in bins]), np.array([ys[b].mean() for b in bins])
+    keep = []
+    for b in np.array_split(np.arange(len(xs)), points // 2):
+        finite = b[np.isfinite(ys[b])]
+        keep += sorted({finite[ys[finite].argmin()], finite[ys[finite].argmax()]}) if len(finite) else [b[0]]
+    return xs[keep], ys[keep]
+
+
+def intervals(
+    title: str,
+    rows: Sequence[dict],
+    *,
+    reference: float | None = None,
+    highlight: str = "",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> Markup:
+    """Dot-and-interval chart: a row per {"name", "mean", "low", "high", "values"}, each seed a small tick.
+
+    `reference` draws a dashed upright; intervals that leave `bounds`, the metric's own range, end there in an arrow.
+    """
+    finite = [
+        v
+        for row in rows
+        for v in (row["mean"], *row["values"], row["low"], row["high"])
+        if v is not None and math.isfinite(v)
+    ] + ([] if reference is None else [reference])
+    if not finite:
+        return Markup("")
+    low, high = min(finite), max(finite)
+    if bounds and all(bounds[0] <= r["mean"] <= bounds[1] for r in rows if r["mean"] is not None):
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    pad = (high - low) * 0.06 or 0.05
+    low, high = low - pad, high + pad
+    step, top, left, right = 26, 10, LABEL, WIDTH - 58
+    foot = top + step * len(rows)
+
+    def at(v: float) -> float:
+        return left + (min(max(v, low), high) - low) / (high - low) * (right - left)
+
+    body = []
+    for t in ticks(low, high):
+        body += [
+            _line(at(t), top, at(t), foot, "grid"),
+            _text(at(t), foot + 16, f"{t:g}".replace("-", "−"), "tick", "middle"),
+        ]
+    if reference is not None:
+        body.append(_line(at(reference), top - 4, at(reference), foot, "reference"))
+    for i, row in enumerate(rows):
+        y, kind = top + step * (i + 0.5), "hot" if row["name"] == highlight else "cool"
+        body.append(_text(left - 10, y + 4, row["name"], f"name {kind}", "end", 17))
+        if row["mean"] is None:
+            body.append(_text(left, y + 4, "no value", "tick"))
+            continue
+        if row["low"] is not None and row["high"] is not None:
+            body.append(_line(at(row["low"]), y, at(row["high"]), y, f"whisker {kind}"))
+            body += [
+                f'<path d="M{at(v) - s * 5:.1f} {y - 4:.1f}L{at(v):.1f} {y:.1f}L{at(v) - s * 5:.1f} {y + 4:.1f}" '
+                f'class="arrow {kind}"/>'
+                for v, s in ((row["low"], -1), (row["high"], 1))
+                if not low <= v <= high
+            ]
+        body += [
+            _line(at(v), y + 5, at(v), y + 9, "seed")
+            for v in row["values"]
+            if v is not None and math.isfinite(v)
+        ]
+        body.append(f'<circle cx="{at(row["mean"]):.1f}" cy="{y:.1f}" r="4.5" class="dot {kind}"/>')
+        body.append(_text(WIDTH, y + 4, number(row["mean"]), f"value {kind}", "end"))
+    return _svg(body, foot + 24, title, kind="chart")
+
+
+def bars(title: str, rows: Sequence[tuple[str, int]], *, highlight: str = "") -> Markup:
+    """Horizontal bars of counts, in the order given; `highlight` names the one in the accent colour."""
+    if not rows:
+        return Markup("")
+    step, left, body, most = 26, 160, [], max(1, *(count for _, count in rows))
+    for i, (name, count) in enumerate(rows):
+        y, kind = 4 + step * i, "hot" if name == highlight else "cool"
+        width = (WIDTH - left - 52) * count / most
+        body += [
+            _text(left - 10, y + 15, name, f"name {kind}", "end", 21),
+            f'<rect x="{left}" y="{y + 3}" width="{max(width, 1):.1f}" height="16" rx="2" class="bar {kind}"/>',
+            _text(left + width + 8, y + 15, f"{count:,}", f"value {kind}"),
+        ]
+    return _svg(body, 8 + step * len(rows), title, kind="chart")
+
+
+def lines(
+    title: str,
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    *,
+    x: str,
+    y: str,
+    highlight: str | None = None,
+    log: bool = False,
+    domain: tuple[float, float, float, float] | None = None,
+    width: float = WIDTH,
+    height: float = 240,
+    how: str = "mean",
+) -> Markup:
+    """Line chart of (name, xs, ys) curves; those named `highlight` (None: all) in the accent, the rest faint behind.
+
+    `log` draws log10 y where every value is positive; `domain` (x0, x1, y0, y1) fixes the axes.
+    """
+    curves = [(name, *thin(xs, ys, how=how)) for name, xs, ys in curves]
+    values = np.concatenate([ys[np.isfinite(ys)] for _, _, ys in curves] or [np.zeros(0)])
+    if not len(values):
+        return Markup("")
+    log = log and bool((values > 0).all())
+    if domain is None:
+        across = np.concatenate([xs for _, xs, _ in curves])
+        domain = (float(across.min()), float(across.max()), float(values.min()), float(values.max()))
+    x0, x1, y0, y1 = domain
+    if log:
+        y0, y1 = math.log10(y0), math.log10(y1)
+        curves = [(name, xs, np.log10(ys)) for name, xs, ys in curves]
+    x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 0.1)
+    left, right, top, foot = 46, width - 10, 22, height - 38
+    body = [_text(0, 12, y + (" (log scale)" if log else ""), "axis")]
+    for t in ticks(x0, x1):
+        px = left + (t - x0) / (x1 - x0) * (right - left)
+        body.append(_text(px, foot + 16, f"{t:g}", "tick", "middle"))
+    for t in decades(y0, y1) if log else ticks(y0, y1):
+        py = foot - (t - y0) / (y1 - y0) * (foot - top)
+        body += [
+            _line(left, py, right, py, "grid"),
+            _text(left - 8, py + 4, f"{10**t:.3g}" if log else f"{t:g}", "tick", "end"),
+        ]
+    body.append(_text(right, foot + 34, x, "axis", "end"))
+    for faint in (True, False):
+        for name, xs, ys in curves:
+            if (highlight is not None and name != highlight) == faint:
+                body.append(
+                    path(
+                        left + (xs - x0) / (x1 - x0) * (right - left),
+                        foot - (ys - y0) / (y1 - y0) * (foot - top),
+                        "faint" if faint else "curve",
+                    )
+                )
+    return _svg(body, height, title, width, "chart")
+
+
+def spans(flags: np.ndarray) -> list[tuple[int, int]]:
+    """[start, end) of every run of True."""
+    edges = np.flatnonzero(
+        np.diff(np.concatenate([[False], np.asarray(flags, bool), [False]]).astype(np.int8))
+    )
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
+
+
+def series_card(
+    title: str,
+    x: np.ndarray,
+    mask: np.ndarray,
+    names: Sequence[str],
+    *,
+    host: np.ndarray | None = None,
+    control: np.ndarray | None = None,
+    most: int = 3,
+) -> Markup:
+    """Lines of host, control and x, the marked spans shaded, for the `most` channels with the longest ones.
+
+    x, mask, host, control (T, C); a host or control of another shape is left out.
+    """
+    steps = len(x)
+    order = np.argsort(-mask.sum(0), kind="stable")
+    shown = sorted(int(c) for c in order[: most if mask.any() else 1] if mask[:, c].any() or c == order[0])
+    strip, body = 84, []
+    behind = [
+        (v, kind)
+        for v, kind in ((host, "host"), (control, "control"))
+        if v is not None and v.shape == x.shape
+    ]
+    for row, c in enumerate(shown):
+        top, foot = strip * row + 20, strip * (row + 1) - 6
+        drawn = [(v[:, c], kind) for v, kind in behind] + [(x[:, c], "curve")]
+        finite = np.concatenate([v[np.isfinite(v)] for v, _ in drawn])
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        scale = (foot - top - 4) / ((high - low) or 1.0)
+        for a, b in spans(mask[:, c]):
+            body.append(
+                f'<rect x="{a / steps * CARD:.1f}" y="{top}" width="{(b - a) / steps * CARD:.1f}" '
+                f'height="{foot - top}" class="span"/>'
+            )
+        for v, kind in drawn:
+            at, v = thin(np.arange(steps) + 0.5, v, 2 * POINTS, "peaks")
+            body.append(path(at / steps * CARD, foot - 2 - (v - low) * scale, kind))
+        body += [
+            _text(0, top - 6, names[c] if c < len(names) else f"channel {c}", "name", limit=36),
+            _text(CARD, top - 6, f"{low:.4g} to {high:.4g}".replace("-", "−"), "tick", "end"),
+        ]
+    return _svg(body, strip * max(len(shown), 1), title, CARD, "chart")
+
+
+def eight_bit(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """The image as uint8; deeper ones by the 0.5 and 99.5 percentiles of `like`, the scale all panels share."""
+    if image.dtype == np.uint8:
+        return image
+    low, high = np.percentile(like, (0.5, 99.5))
+    return (np.clip((image - low) / max(high - low, 1e-9), 0, 1) * 255).round().astype(np.uint8)
+
+
+def window(mask: np.ndarray, least: int = 64) -> tuple[slice, slice]:
+    """The part of the picture to show: a square twice the marked box (at least `least` pixels), inside the picture."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
+    side = max(least, 2 * int(max(rows[-1] - rows[0], cols[-1] - cols[0]) + 1))
+    parts = []
+    for marked, length in ((rows, mask.shape[0]), (cols, mask.shape[1])):
+        start = min(max(int(marked[0] + marked[-1] + 1 - side) // 2, 0), max(length - side, 0))
+        parts.append(slice(start, min(start + side, length)))
+    return parts[0], parts[1]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture in RGB with the mask tinted and its rim drawn, (H, W, 3) uint8."""
+    import cv2
+
+    rgb = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image.copy()
+    colour = np.array([255, 82, 54])
+    rgb[mask] = (0.72 * rgb[mask] + 0.28 * colour).astype(np.uint8)
+    rim = mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) == 0)
+    rgb[rim] = colour
+    return rgb
+
+
+def shrink(image: np.ndarray, side: int, *, marks: bool = False) -> np.ndarray:
+    """The picture with its longer side at most `side`, averaged down (masks: any marked pixel of a cell counts)."""
+    import cv2
+
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    if marks:
+        return (cv2.resize((image > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0).astype(
+            np.uint8
+        )
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def png(image: np.ndarray) -> str:
+    """A PNG data URI of a uint8 picture, (H, W) or RGB (H, W, 3)."""
+    import cv2
+
+    done, data = cv2.imencode(
+        ".png", image if image.ndim == 2 else image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 7]
+    )
+    assert done
+    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()

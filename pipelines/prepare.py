@@ -1,0 +1,65 @@
+"""Stage prepare: raw files into record stores, split once and for all before anything else looks at them.
+
+Reads the data set's source. Writes records/{fit,support,calib} and test (record stores), splits.json (supports and
+folds a seed) and summary.json. Measures how many records each split holds and how many items were quarantined.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from pipelines.config import Dataset, Prepare
+from pipelines.stage import Run, stage
+from pipelines.work import atomic_file
+
+
+def load(name: str, dataset: Dataset, prepare: Prepare) -> tuple[Any, list[dict]]:
+    """(raw labelled records, quarantined items) of a data set's source."""
+    from data.sources import SOURCES
+
+    path = Path(dataset.source.path)
+    if not path.exists():
+        raise InputError(f"{path}: must exist; mend datasets.{name}.source.path in params.yaml")
+    read = SOURCES[dataset.source.reader]
+    return read(path, modality=dataset.modality, strict=prepare.strict, **dataset.source.options)
+
+
+def divide(records: Any, prepare: Prepare) -> Any:
+    """The frozen, grouped split of raw records."""
+    from data.split import split
+
+    window = prepare.series.window if records.modality == "series" and prepare.series else None
+    return split(
+        records, seeds=prepare.seeds, support=prepare.support, folds=prepare.folds,
+        test_share=prepare.test_share, calib_share=prepare.calib_share, window=window,
+    )  # fmt: skip
+
+
+def main(run: Run) -> dict:
+    from data.check import summarise
+    from data.records import write_store
+
+    dataset, paths = run.params.datasets[run.dataset], run.paths
+    raw, quarantine = load(run.dataset, dataset, run.params.prepare)
+    parts = divide(raw, run.params.prepare)
+    for name in ("fit", "support", "calib"):
+        write_store(paths.records / name, getattr(parts, name))
+    write_store(paths.test, parts.test)
+    write_json(paths.splits, parts.plan)
+    summary = summarise(raw, quarantine, parts, dataset.source.path)
+    counts = summary.pop("parts")
+    write_json(paths.summary, {"counts": counts, **summary})
+    return {name: counts[name]["records"] for name in ("fit", "support", "calib", "test")} | {
+        "quarantined": len(quarantine)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stage(main, section="prepare")
