@@ -1,0 +1,97 @@
+"""Standard augmentation: what it may change, and that label and data move together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_classical import SETS, images, items, same
+
+from data.errors import InputError
+from data.records import Records, make_meta
+from generation.augment import augment, image_one, series_one
+
+SEEDS = [3, 2**52 + 1, 9, 14, 0, 77]
+
+
+@pytest.mark.parametrize("modality", list(SETS))
+def test_a_copy_depends_on_its_seed_not_on_its_batch(modality):
+    support = SETS[modality][1]
+    whole, part = augment(support, SEEDS), augment(support, [SEEDS[4], SEEDS[1]])
+    for k, i in enumerate((4, 1)):
+        assert same(items(whole)[i], items(part)[k])
+        assert np.array_equal(whole.mask[i], part.mask[k])
+        assert whole.meta.iloc[i].equals(part.meta.iloc[k])
+    assert len(augment(support, [])) == 0
+
+
+@pytest.mark.parametrize("modality", list(SETS))
+def test_label_kind_and_parent_are_kept(modality):
+    support = SETS[modality][1]
+    made = augment(support, list(range(40)))
+    assert (made.meta["label"] == 1).all() and made.meta["label"].dtype == np.int8
+    assert (made.meta["generator"] == "standard").all() and made.meta["synthetic"].all()
+    assert {p for (p,) in made.meta["parents"]} == set(support.meta["id"])
+    parent = support.take([support.meta["id"].tolist().index(p) for (p,) in made.meta["parents"]])
+    assert (made.meta["kind"] == parent.meta["kind"]).all()
+    moved = 0
+    for a, b, mask, old in zip(items(made), items(parent), made.mask, parent.mask):
+        moved += not same(a, b)
+        assert mask.any() == old.any() and mask.shape == old.shape
+    assert moved > 30
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_and_mask_move_together(dtype, channels):
+    """The defect is black on grey, so the mask must sit on what is dark."""
+    support = images([(48, 60), (50, 50)], dtype=dtype, channels=channels, label=1, contrast=-0.5, spot=9)
+    made = augment(support, list(range(40)))
+    white = np.iinfo(dtype).max
+    for x, mask in zip(made.x, made.mask):
+        assert x.dtype == dtype and x.ndim == (2 if channels == 1 else 3)
+        grey = x / white if channels == 1 else x.mean(2) / white
+        assert grey[mask].mean() < grey[~mask].mean() - 0.3
+        assert grey[~mask].min() > 0.1 or mask.sum() < 81 * 1.5
+    centres = np.array([[v.mean() for v in np.nonzero(m)] for m in made.mask])
+    assert (centres.std(0) > 0.5).all()
+
+
+def test_uint16_keeps_more_than_256_levels():
+    image = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    outs = [image_one(image, np.ones((64, 64), bool), s)[0] for s in range(5)]
+    assert all(len(np.unique(x)) > 1000 for x in outs)
+
+
+def test_a_defect_is_never_lost_by_the_geometry():
+    mask = np.zeros((40, 40), bool)
+    mask[0, 0] = True
+    image = np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8)
+    assert all(image_one(image, mask, s)[1].any() for s in range(60))
+
+
+def test_a_series_is_warped_with_its_mask():
+    x = np.zeros((100, 2))
+    x[40:60, 0] = 10
+    mask = x > 5
+    for seed in range(20):
+        out, label = series_one(x, mask, np.random.default_rng(seed), np.ones(2))
+        assert out[label].min() > 4 and out[~label].max() < 6
+        assert 12 <= label.sum() <= 30
+
+
+def test_rows_get_small_noise_on_numbers_only():
+    support = SETS["row"][1]
+    made = augment(support, list(range(60)))
+    parent = support.take([support.meta["id"].tolist().index(p) for (p,) in made.meta["parents"]])
+    for column in ("colour", "flag"):
+        assert (made.x[column] == parent.x[column]).all()
+    assert (made.x["gap"].isna() == parent.x["gap"].isna()).all()
+    change = (made.x["amount"] - parent.x["amount"]).abs() / parent.x["amount"]
+    assert 0 < change.median() < 0.2
+    assert (made.x.dtypes == support.x.dtypes).all()
+
+
+def test_nothing_to_augment_is_an_input_error():
+    empty = Records("image", make_meta(0), [], [], {})
+    with pytest.raises(InputError, match="at least one"):
+        augment(empty, [1])

@@ -1,0 +1,160 @@
+"""The check: counts are right, findings are found, and nothing in the text breaks a line."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_sources import real
+from test_split import EASY, WINDOWED, rows, series
+
+from data.check import check, lines, rule_of, summarise
+from data.records import Records, make_meta
+from data.sources import SOURCES
+from data.split import split
+
+
+def test_rows_are_counted_by_part_kind_and_type():
+    records = rows(list(range(100)), [0] * 60 + [1] * 40, ["normal"] * 60 + ["a"] * 30 + ["b"] * 10)
+    s = split(records, **EASY)
+    summary = summarise(records, [{"item": "t row 3", "reason": "a rule, got 1; mend it"}] * 2, s, "here")
+    assert summary["parts"]["all"] == {
+        "records": 100,
+        "normal": 60,
+        "anomalous": 40,
+        "groups": 100,
+        "kinds": {"a": 30, "b": 10},
+    }
+    assert {name: part["records"] for name, part in summary["parts"].items()} == {
+        "all": 100,
+        "fit": 27,
+        "support": 24,
+        "calib": 9,
+        "test": 40,
+    }
+    assert summary["parts"]["test"]["kinds"] == {"a": 12, "b": 4}
+    assert summary["content"] == {
+        "columns": [{"name": "x", "type": "numeric", "missing": 0}],
+        "types": {"numeric": 1},
+    }
+    assert summary["reasons"] == {"a rule": 2} and summary["findings"] == []
+    text = lines(summary)
+    assert "test: 40 records (24 normal, 16 anomalous) in 40 groups: 12 a, 4 b" in text
+    assert "  t row 3: a rule, got 1; mend it" in text and "  2 x a rule" in text
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_constant_empty_and_missing_cells_are_listed():
+    columns = [{"name": name, "type": "numeric", "nullable": True} for name in ("one", "none", "some")]
+    x = pd.DataFrame({"one": [1.0, 1.0], "none": [np.nan] * 2, "some": [1.0, np.nan]})
+    records = Records("row", make_meta(2), x, np.zeros((2, 3), bool), {"columns": columns})
+    text = lines(summarise(records, [], None, ""))
+    assert text[-3:] == [
+        "constant columns, kept: one, some",
+        "empty columns, kept: none",
+        "missing cells: none 2, some 1",
+    ]
+
+
+def test_images_are_counted_in_pairs_sizes_and_depths():
+    x = [np.zeros((2, 3), np.uint8), np.zeros((4, 5, 3), np.uint16), np.zeros((2, 3), np.uint8)]
+    masks = [np.zeros((2, 3), bool), np.zeros((4, 5), bool), np.zeros((2, 3), bool)]
+    masks[1][0] = masks[2][0, 0] = True
+    content = summarise(Records("image", make_meta(3, label=[0, 1, 1]), x, masks, {}), [], None, "")[
+        "content"
+    ]
+    assert content == {
+        "pairs": 2,
+        "sizes": 2,
+        "height": [2, 4],
+        "width": [3, 5],
+        "types": {"grey 8 bit": 2, "colour 16 bit": 1},
+        "marked": [1 / 6, 0.25],
+    }
+
+
+def test_recordings_are_counted_in_steps_and_segments():
+    records = series(
+        ("m", "train", 100, []), ("m", "test", 200, [(0, 4, "a"), (50, 75, "b"), (190, 200, "a")])
+    )
+    records.x[0][:, 1] = records.x[1][:, 1] = 7.0
+    summary = summarise(records, [], None, "x")
+    assert summary["content"] == {
+        "channels": 2,
+        "constant": ["b"],
+        "recordings": [
+            {"entity": "m", "part": "train", "steps": 100, "segments": 0, "anomalous": 0},
+            {"entity": "m", "part": "test", "steps": 200, "segments": 3, "anomalous": 39},
+        ],
+    }
+    assert "recording m test: 200 steps, 3 segments, 19.5% anomalous" in lines(summary)
+
+
+def test_findings_name_lonely_kinds_few_anomalies_and_copies():
+    records = rows(
+        list(range(60)),
+        [0] * 40 + [1] * 20,
+        ["normal"] * 40 + ["a"] * 10 + ["b"] * 5 + ["c"] * 5,
+        ["train"] * 20 + ["test"] * 20 + ["train"] * 10 + ["train"] * 5 + ["test"] * 5,
+    )
+    records.x.loc[[0, 20], "x"] = -1.0  # a copy in train and test
+    records.x.loc[[1, 40], "x"] = -2.0  # a copy in normals and anomalies
+    found = check(split(records, **EASY))
+    assert [line.split(":")[0] for line in found] == [
+        "kind c in the test alone",
+        "kind a, b in the pool alone",
+        "the test holds 5 anomalies",
+        "1 records have the content of another part",
+        "1 records have the content of another label",
+    ]
+    assert "r20 (test)" in found[3] and "r40" in found[4]
+    assert (
+        check(
+            split(
+                series(
+                    ("m", "train", 100, []),
+                    ("m", "test", 600, [(20 * i, 20 * i + 4, "a") for i in range(30)]),
+                ),
+                **WINDOWED,
+            )
+        )
+        == []
+    )
+
+
+def test_any_name_stays_on_its_line():
+    records = rows(list(range(100)), [0] * 60 + [1] * 40, ["normal"] * 60 + ["<b>\n\x1b[31mred"] * 40)
+    text = lines(summarise(records, [], split(records, **EASY), "a\nb"))
+    assert all(line.isprintable() for line in text)
+
+
+def test_reasons_are_counted_by_their_rule():
+    assert rule_of("the image must be whole, got truncated; copy it again") == "the image must be whole"
+    assert (
+        rule_of("a defect image must have a mask, found none; draw it") == "a defect image must have a mask"
+    )
+
+
+@pytest.mark.parametrize("modality", ["image", "series", "row"])
+def test_the_demo_sets_can_be_told(modality: str):
+    records, quarantine = SOURCES["demo"](None, modality=modality)
+    s = split(records, seeds=1, support=6, folds=2, test_share=0.4, calib_share=0.2, window=32)
+    summary = summarise(records, quarantine, s, "demo")
+    assert json.loads(json.dumps(summary)) == summary
+    assert not [line for line in summary["findings"] if "content" in line]
+    assert len(lines(summary)) >= 7
+
+
+def test_magnetic_tiles_are_told_in_seconds():
+    start = time.process_time()
+    records, quarantine = SOURCES["mvtec"](real("magnetic_tile"), modality="image", group="lookalike_group")
+    s = split(records, seeds=3, support=10, folds=2, test_share=0.5, calib_share=0.2)
+    summary = summarise(records, quarantine, s, "magnetic_tile")
+    assert summary["content"]["pairs"] == 388 and summary["reasons"] == {
+        "the mask of a defect must not be empty": 4
+    }
+    assert not [line for line in summary["findings"] if "content" in line]
+    assert time.process_time() - start < 20

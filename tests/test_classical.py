@@ -1,0 +1,405 @@
+"""The contract of every classical generator, and that each keeps what makes its parents anomalous."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import InputError
+from data.records import Records, concat, make_meta
+from generation.classical import CLASSICAL, classical
+from generation.classical.image import background
+from generation.classical.series import TAXONOMY, fade
+
+NAMES = [(modality, name) for modality, made in CLASSICAL.items() for name in made]
+
+
+def images(shapes, *, dtype="uint8", channels=1, label=0, seed=0, contrast=-0.35, spot=4) -> Records:
+    """Smooth noisy images; with label 1 a square defect of `contrast` (of the full range) away from the border."""
+    rng = np.random.default_rng(seed)
+    white, x, mask = np.iinfo(dtype).max, [], []
+    for height, width in shapes:
+        image = 0.5 + 0.1 * np.linspace(0, 1, width) + 0.01 * rng.standard_normal((height, width))
+        hole = np.zeros((height, width), bool)
+        if label:
+            hole[height // 2 - 1 : height // 2 - 1 + spot, width // 2 - 1 : width // 2 - 1 + spot] = True
+            image[hole] += contrast
+        image = np.rint(np.clip(image, 0, 1) * white).astype(dtype)
+        x.append(image if channels == 1 else np.repeat(image[..., None], channels, axis=2))
+        mask.append(hole)
+    names = [f"{'anomaly' if label else 'normal'}{i}" for i in range(len(x))]
+    meta = make_meta(len(x), id=names, label=label, kind="dent" if label else "normal")
+    return Records("image", meta, x, mask, {})
+
+
+def windows(n: int, *, label=0, length=100, channels=3, seed=0, jump=6.0) -> Records:
+    """Sines with noise; with label 1 a platform of `jump` on channel 1 over steps 40..59."""
+    rng = np.random.default_rng(seed)
+    x, mask = [], []
+    for _ in range(n):
+        t = np.arange(length)[:, None] + rng.uniform(0, 50)
+        values = np.sin(t / 7 + np.arange(channels)) + 0.1 * rng.standard_normal((length, channels)) + 20
+        hole = np.zeros(values.shape, bool)
+        if label:
+            hole[40:60, 1] = True
+            values[hole] += jump
+        x.append(values)
+        mask.append(hole)
+    meta = make_meta(n, id=[f"{label}-{i}" for i in range(n)], label=label, kind="shift" if label else "normal",
+                     start=[100 * i for i in range(n)])  # fmt: skip
+    return Records("series", meta, x, mask, {"channels": list("abc")[:channels]}, [np.arange(length)] * n)
+
+
+def table(n: int, *, label=0, seed=0) -> Records:
+    rng = np.random.default_rng(seed)
+    x = pd.DataFrame({
+        "amount": rng.lognormal(2 + 3 * label, 0.5, n).round(2),
+        "count": pd.array(rng.poisson(5 + 40 * label, n), dtype="Int64"),
+        "colour": pd.array(rng.choice(["red", "green"] if label else ["red", "blue"], n), dtype="string"),
+        "flag": pd.array(rng.random(n) < 0.5, dtype="boolean"),
+        "day": np.datetime64("2024-01-01", "ns") + rng.integers(0, 300, n).astype("timedelta64[D]"),
+        "gap": np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n)),
+    })  # fmt: skip
+    x["day"] = x["day"].astype("datetime64[ns]")
+    types = ["numeric", "integer", "categorical", "boolean", "date", "numeric"]
+    schema = {"columns": [{"name": c, "type": t, "nullable": c == "gap"} for c, t in zip(x, types)]}
+    mask = np.zeros((n, 6), bool)
+    mask[::2, :2] = label
+    meta = make_meta(n, id=[f"{label}-{i}" for i in range(n)], label=label, kind="fraud" if label else "normal")
+    return Records("row", meta, x, mask, schema)
+
+
+SETS = {
+    "image": (images([(40, 50), (64, 48), (33, 70)]), images([(48, 60), (36, 36)], label=1, seed=1)),
+    "series": (windows(6), windows(3, label=1, seed=1)),
+    "row": (table(200), table(12, label=1, seed=1)),
+}
+SEEDS = [5, 2**52 + 3, 8, 21, 34, 1, 0]
+
+
+def items(records: Records) -> list:
+    return [records.x.iloc[i] for i in range(len(records))] if records.modality == "row" else records.x
+
+
+def same(a, b) -> bool:
+    return a.equals(b) if isinstance(a, pd.Series) else a.dtype == b.dtype and np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("modality", "name"), NAMES)
+def test_a_record_depends_on_its_seed_not_on_its_batch(modality, name):
+    make, (hosts, support) = CLASSICAL[modality][name], SETS[modality]
+    whole = make(hosts, support, SEEDS)
+    order = [4, 0, 6]
+    part = make(hosts, support, [SEEDS[i] for i in order])
+    for k, i in enumerate(order):
+        assert same(items(whole)[i], items(part)[k])
+        assert np.array_equal(whole.mask[i], part.mask[k])
+        assert whole.meta.iloc[i].equals(part.meta.iloc[k])
+    assert not same(items(whole)[0], items(whole)[1])
+    assert len(make(hosts, support, [])) == 0
+
+
+@pytest.mark.parametrize(("modality", "name"), NAMES)
+def test_every_record_says_where_it_comes_from(modality, name):
+    hosts, support = SETS[modality]
+    made = CLASSICAL[modality][name](hosts, support, SEEDS)
+    meta, kinds = made.meta, dict(zip(support.meta["id"], support.meta["kind"]))
+    assert meta["id"].tolist() == [f"{name}-{s}" for s in SEEDS] and meta["seed"].tolist() == SEEDS
+    assert (meta["split"] == "generated").all() and (meta["label"] == 1).all() and meta["synthetic"].all()
+    assert (meta["generator"] == name).all() and meta["severity"].between(0.2, 3).all()
+    of = support if modality == "row" else hosts
+    assert set(meta["host"]) <= set(of.meta["id"])
+    for parents, kind, source in zip(meta["parents"], meta["kind"], meta["mask_source"]):
+        assert parents and set(parents) <= set(kinds) and kind == kinds[parents[0]] and parents[0] in source
+    assert {p for parents in meta["parents"] for p in parents} != {support.meta["id"][0]}
+
+
+@pytest.mark.parametrize(("modality", "name"), [pair for pair in NAMES if pair[0] != "row"])
+def test_outside_the_mask_the_host_is_bit_exact_and_inside_it_changed(modality, name):
+    hosts, support = SETS[modality]
+    made = CLASSICAL[modality][name](hosts, support, list(range(60)))
+    host_of = dict(zip(hosts.meta["id"], hosts.x))
+    for x, mask, host in zip(made.x, made.mask, made.meta["host"]):
+        before = host_of[host]
+        assert x.dtype == before.dtype and x.shape == before.shape and mask.dtype == bool
+        assert mask.any() and not mask.all()
+        assert np.array_equal(x[~mask], before[~mask])
+        assert (x[mask] != before[mask]).mean() > 0.8
+
+
+@pytest.mark.parametrize(("modality", "name"), NAMES)
+def test_the_sets_are_not_written_to(modality, name):
+    hosts, support = SETS[modality]
+    before = concat([hosts, support])
+    kept = before.x.copy() if modality == "row" else [v.copy() for v in before.x]
+    CLASSICAL[modality][name](hosts, support, SEEDS)
+    after = concat([hosts, support])
+    assert after.x.equals(kept) if modality == "row" else all(same(a, b) for a, b in zip(after.x, kept))
+
+
+@pytest.mark.parametrize(("modality", "name"), NAMES)
+def test_without_hosts_or_parents_the_error_says_what_is_needed(modality, name):
+    hosts, support = SETS[modality]
+    with pytest.raises(InputError, match="hosts: at least one"):
+        CLASSICAL[modality][name](hosts.take([]), support, [1])
+    with pytest.raises(InputError, match="support: at least one"):
+        CLASSICAL[modality][name](hosts, support.take([]), [1])
+
+
+def test_the_mix_takes_generators_in_turn_by_seed():
+    for modality, made in CLASSICAL.items():
+        hosts, support = SETS[modality]
+        mix = classical(modality, hosts, support, SEEDS)
+        names = list(made)
+        assert mix.meta["seed"].tolist() == SEEDS
+        assert mix.meta["generator"].tolist() == [names[s % len(names)] for s in SEEDS]
+        alone = made[mix.meta["generator"][3]](hosts, support, [SEEDS[3]])
+        assert same(items(mix)[3], items(alone)[0])
+        assert len(classical(modality, hosts, support, [])) == 0
+
+
+# images
+
+
+def test_the_background_of_a_ramp_is_the_ramp_also_under_the_mask():
+    ramp = np.linspace(0.2, 0.8, 64, dtype=np.float32)[None, :, None] * np.ones((48, 1, 1), np.float32)
+    mask = np.zeros((48, 64), bool)
+    mask[18:28, 25:35] = True
+    dirty = ramp.copy()
+    dirty[mask] = 0
+    assert np.abs(background(dirty, mask) - ramp)[8:-8, 8:-8].max() < 0.05
+    assert np.isfinite(background(dirty, np.ones_like(mask))).all()
+
+
+@pytest.mark.parametrize("contrast", [-0.3, 0.3])
+def test_a_pasted_defect_has_the_sign_and_the_size_of_its_parents_contrast(contrast):
+    hosts, support = images([(64, 64)] * 4), images([(50, 50)], label=1, contrast=contrast, spot=8)
+    made = CLASSICAL["image"]["cutpaste"](hosts, support, list(range(80)))
+    host_of = dict(zip(hosts.meta["id"], hosts.x))
+    pairs = zip(made.x, made.mask, made.meta["host"])
+    change = np.array([(x.astype(float) - host_of[h])[m].mean() / 255 for x, m, h in pairs])
+    assert (np.sign(change) == np.sign(contrast)).all()
+    assert np.median(change) == pytest.approx(contrast, rel=0.35)  # the feather takes some
+    area = np.array([m.sum() for m in made.mask])
+    assert np.median(area) == pytest.approx(64, rel=0.6) and area.std() > 5
+    places = np.array([[v.mean() for v in np.nonzero(m)] for m in made.mask])
+    assert (places.std(0) > 8).all()
+
+
+def test_severity_scales_the_contrast():
+    hosts, support = images([(64, 64)]), images([(50, 50)], label=1, contrast=-0.15, spot=8)
+    change = []
+    for severity in (0.5, 1.0, 2.0):
+        made = CLASSICAL["image"]["cutpaste"](hosts, support, list(range(30)), severity=severity)
+        change.append(np.median([(hosts.x[0].astype(float) - x)[m].mean() for x, m in zip(made.x, made.mask)]))
+    assert change[0] < 0.7 * change[1] < 0.5 * change[2]
+
+
+def test_a_defect_on_the_border_stays_on_a_border():
+    support = images([(50, 50)], label=1, spot=8)
+    x, mask = support.x[0].copy(), np.zeros((50, 50), bool)
+    mask[20:30, :6] = True
+    x[mask] = 20
+    support = Records("image", support.meta, [x], [mask], {})
+    made = CLASSICAL["image"]["cutpaste"](images([(64, 40)]), support, list(range(30)))
+    assert all(max(m[0].any(), m[-1].any(), m[:, 0].any(), m[:, -1].any()) for m in made.mask)
+
+
+def test_parents_without_a_mask_are_passed_over():
+    hosts, support = images([(40, 40)]), images([(40, 40), (40, 40)], label=1)
+    support.mask[0][:] = False
+    made = CLASSICAL["image"]["cutpaste"](hosts, support, list(range(8)))
+    assert {p for (p,) in made.meta["parents"]} == {"anomaly1"}
+
+
+def test_a_parent_as_flat_as_its_host_still_gives_a_visible_change():
+    flat = images([(30, 30)], label=1)
+    flat = Records("image", flat.meta, [np.full((30, 30), 255, np.uint8)], flat.mask, {})
+    for level in (0, 128, 255):
+        host = Records("image", make_meta(1), [np.full((30, 30), level, np.uint8)], [np.zeros((30, 30), bool)], {})
+        made = CLASSICAL["image"]["cutpaste"](host, flat, [1, 2, 3])
+        assert all(m.any() and (x[m] != level).all() for x, m in zip(made.x, made.mask))
+
+
+@given(
+    host=st.tuples(st.integers(8, 90), st.integers(8, 90)), source=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    dtypes=st.tuples(*[st.sampled_from(["uint8", "uint16"])] * 2), channels=st.tuples(*[st.sampled_from([1, 3])] * 2),
+    seed=st.integers(0, 2**53), spot=st.integers(1, 40),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_size_and_dtype_can_be_pasted_on_any_other(host, source, dtypes, channels, seed, spot):
+    hosts = images([host], dtype=dtypes[0], channels=channels[0])
+    support = images([source], dtype=dtypes[1], channels=channels[1], label=1, spot=spot, seed=1)
+    made = CLASSICAL["image"]["cutpaste"](hosts, support, [seed])
+    x, mask, before = made.x[0], made.mask[0], hosts.x[0]
+    assert x.dtype == before.dtype and x.shape == before.shape and mask.shape == before.shape[:2]
+    assert mask.any()
+    assert np.array_equal(x[~mask], before[~mask]) and not np.array_equal(x, before)
+
+
+# series
+
+
+@pytest.mark.parametrize("jump", [-12.0, 12.0])
+def test_a_pasted_segment_has_the_sign_the_channel_and_the_size_of_its_exemplar(jump):
+    hosts, support = windows(5), windows(3, label=1, seed=1, jump=jump)
+    made = CLASSICAL["series"]["paste"](hosts, support, list(range(80)))
+    host_of = dict(zip(hosts.meta["id"], hosts.x))
+    ratios = []
+    for x, mask, host, factor in zip(made.x, made.mask, made.meta["host"], made.meta["severity"]):
+        assert mask.any(0).tolist() == [False, True, False]
+        assert 15 <= mask.sum() <= 26  # 20 steps, stretched by .8 to 1.25
+        ratios.append((x - host_of[host])[mask].mean() / jump / factor)
+    assert np.median(ratios) == pytest.approx(1, abs=0.15)
+    assert np.ptp(made.meta["severity"]) > 0.7 and made.meta["severity"].between(0.5, 1.5).all()
+
+
+def test_an_exemplar_of_a_loud_recording_is_scaled_to_a_quiet_host():
+    hosts, support = windows(3), windows(2, label=1, seed=1, jump=5.0)
+    quiet = Records("series", hosts.meta, [x / 4 for x in hosts.x], hosts.mask, hosts.schema, hosts.time)
+    made = CLASSICAL["series"]["paste"](quiet, support, list(range(60)))
+    host_of = dict(zip(quiet.meta["id"], quiet.x))
+    rise = [
+        (x - host_of[h])[m].mean() / f
+        for x, m, h, f in zip(made.x, made.mask, made.meta["host"], made.meta["severity"])
+    ]
+    assert np.median(rise) == pytest.approx(5 / 4, rel=0.3)
+
+
+def test_of_a_fully_marked_exemplar_only_deviating_channels_are_pasted():
+    support = windows(2, label=1, seed=1)
+    for mask in support.mask:
+        mask[40:60] = True
+    made = CLASSICAL["series"]["paste"](windows(4), support, list(range(20)))
+    assert all(m.any(0).tolist() == [False, True, False] for m in made.mask)
+
+
+def test_counts_stay_whole_and_never_fall_below_zero():
+    rng = np.random.default_rng(0)
+    hosts, support = windows(4), windows(2, label=1, seed=1)
+    counts = [rng.poisson(2, x.shape).astype(float) for x in hosts.x]
+    hosts = Records("series", hosts.meta, counts, hosts.mask, hosts.schema, hosts.time)
+    counts = [rng.poisson(2, x.shape) + 30.0 * m for x, m in zip(support.x, support.mask)]
+    support = Records("series", support.meta, counts, support.mask, support.schema, support.time)
+    for x in classical("series", hosts, support, list(range(60))).x:
+        assert (x == np.round(x)).all() and (x >= 0).all()
+
+
+def test_a_taper_is_a_cosine_of_its_share_and_symmetric():
+    w = fade(100, 0.1)
+    assert (w[10:90] == 1).all() and np.allclose(w, w[::-1])
+    np.testing.assert_allclose(w[:10], np.sin(np.pi * np.arange(1, 11) / 22) ** 2)
+    assert (fade(5, 0.1) == 1).all()
+
+
+def test_the_taxonomy_uses_every_type_on_the_exemplars_channels():
+    made = CLASSICAL["series"]["taxonomy"](windows(5), windows(3, label=1, seed=1), list(range(120)))
+    assert {source.split(":")[1] for source in made.meta["mask_source"]} == set(TAXONOMY)
+    assert all(m.any(0).tolist() == [False, True, False] for m in made.mask)
+    assert all(m.sum() <= 26 for m in made.mask)
+
+
+def test_textbook_changes_are_what_they_are_called():
+    rng, x = np.random.default_rng(0), np.sin(np.arange(40) / 3)
+    assert np.allclose(TAXONOMY["level_shift"](rng, x, 3.0) - x, 3)
+    ramp = TAXONOMY["trend"](rng, x, 3.0) - x
+    assert np.allclose(np.diff(ramp, 2), 0) and np.abs(ramp).max() == pytest.approx(3)
+    assert TAXONOMY["noise"](rng, x, 3.0).std() > 1
+    assert np.ptp(TAXONOMY["flat_line"](rng, x, 3.0)) == 0
+    assert 0 < (TAXONOMY["spike"](rng, x, 3.0) != x).sum() < 30
+    for seed in range(9):
+        rng = np.random.default_rng(seed)
+        assert np.abs(TAXONOMY["reversal"](rng, x, 3.0) - x).max() > 0.5
+        fast = TAXONOMY["frequency"](rng, x, 3.0)
+        assert fast.min() >= x.min() and fast.max() <= x.max() and fast[0] == x[0]
+        ratio = np.ptp(TAXONOMY["amplitude"](rng, x, 3.0)) / np.ptp(x)
+        assert ratio > 3 or ratio < 1 / 4
+
+
+@given(length=st.integers(1, 60), source=st.integers(1, 60), channels=st.integers(1, 4), seed=st.integers(0, 2**53),
+       constant=st.booleans(), whole=st.booleans())  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_any_window_takes_any_exemplar(length, source, channels, seed, constant, whole):
+    rng = np.random.default_rng(seed)
+    schema = {"channels": [str(c) for c in range(channels)]}
+    host = np.zeros((length, channels)) if constant else rng.normal(size=(length, channels))
+    mask = np.zeros((source, channels), bool)
+    mask[0 if whole else source // 2 :, rng.integers(channels)] = True
+    odd = np.zeros((source, channels)) if constant else rng.normal(size=(source, channels)) + 5 * mask
+    hosts = Records("series", make_meta(1), [host], [np.zeros(host.shape, bool)], schema, [np.arange(length)])
+    support = Records("series", make_meta(1, label=1), [odd], [mask], schema, [np.arange(source)])
+    for name, make in CLASSICAL["series"].items():
+        made = make(hosts, support, [seed])
+        x, label = made.x[0], made.mask[0]
+        assert label.any() and np.isfinite(x).all(), name
+        assert np.array_equal(x[~label], host[~label]) and not np.array_equal(x, host), name
+        assert (label.any(0) <= mask.any(0)).all(), name
+
+
+# rows
+
+
+@pytest.mark.parametrize("name", ["jitter", "smote"])
+def test_rows_keep_types_and_missing_cells_and_say_which_cells_changed(name):
+    hosts, support = SETS["row"]
+    made = CLASSICAL["row"][name](hosts, support, list(range(150)))
+    host = support.take([support.meta["id"].tolist().index(h) for h in made.meta["host"]])
+    assert (made.x.dtypes == support.x.dtypes).all()
+    assert (made.x["gap"].isna() == host.x["gap"].isna()).all()
+    changed = np.array(made.meta["changed"].tolist())
+    for j, column in enumerate(made.x):
+        a, b = made.x[column], host.x[column]
+        differ = ~((a == b).fillna(False).astype(bool) | (a.isna() & b.isna()))
+        assert (differ.to_numpy() == changed[:, j]).all(), column
+    assert changed.any(1).all()
+    own = support.mask.any(1)
+    expected = np.where(own[:, None], support.mask, True)
+    at = [support.meta["id"].tolist().index(h) for h in made.meta["host"]]
+    assert (made.mask == expected[at]).all()
+    assert set(made.x["colour"]) <= {"red", "green"}  # never a value no anomaly has
+
+
+def test_jitter_has_its_std_in_quantile_space():
+    from data.codecs import CODECS
+
+    hosts, support = SETS["row"]
+    codec = CODECS["row"].fit(concat([hosts, support]))
+    made = CLASSICAL["row"]["jitter"](hosts, support, list(range(400)))
+    host = support.take([support.meta["id"].tolist().index(h) for h in made.meta["host"]])
+    moved = codec.encode(made)[0] - codec.encode(host)[0]
+    assert moved[:, 0].std() == pytest.approx(0.3, rel=0.15) and abs(moved[:, 0].mean()) < 0.06
+    changed = np.array(made.meta["changed"].tolist())
+    assert 0 < changed[:, [2, 3]].mean() < 0.08  # categories are seldom exchanged
+
+
+def test_smote_lies_between_two_anomalies_of_a_kind():
+    hosts, support = SETS["row"]
+    support = support.with_meta(kind=["fraud", "theft"] * 6)
+    made = CLASSICAL["row"]["smote"](hosts, support, list(range(100)))
+    values, kind = support.x.set_index(support.meta["id"]), dict(zip(support.meta["id"], support.meta["kind"]))
+    for i, parents in enumerate(made.meta["parents"]):
+        a, b = (values.loc[p] for p in parents)
+        assert kind[parents[0]] == kind[parents[1]] == made.meta["kind"][i]
+        for column in ("amount", "count", "day"):
+            low, high = sorted([a[column], b[column]])
+            assert low <= made.x[column][i] <= high
+        assert made.x["colour"][i] in (a["colour"], b["colour"])
+
+
+def test_one_anomaly_is_enough_and_is_never_copied():
+    hosts, support = SETS["row"]
+    one = support.take([0])
+    for name, make in CLASSICAL["row"].items():
+        made = make(hosts, one, list(range(20)))
+        assert np.array(made.meta["changed"].tolist()).any(1).all(), name
+
+
+def test_rows_of_categories_alone_move_one():
+    x = pd.DataFrame({"a": pd.array(list("xyxy"), dtype="string"), "b": pd.array(list("ppqq"), dtype="string")})
+    schema = {"columns": [{"name": c, "type": "categorical", "nullable": False} for c in "ab"]}
+    records = Records("row", make_meta(4, label=1), x, np.ones((4, 2), bool), schema)
+    made = CLASSICAL["row"]["jitter"](records, records, list(range(30)))
+    assert np.array(made.meta["changed"].tolist()).any(1).all()

@@ -1,0 +1,130 @@
+"""The `oddsmith` command: every data set is checked whatever the others do, and results say plainly what came of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from data.errors import InputError, SettingsError
+from pipelines import cli, prepare
+from pipelines.config import load_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo.py").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*argv: str):
+    return CliRunner().invoke(cli.app, list(argv), catch_exceptions=True)
+
+
+def test_check_goes_on_after_a_failure_and_ends_with_its_code(place, monkeypatch):
+    def inspect(name, dataset, settings):
+        if name == "co2":
+            raise InputError("co2.csv: row 7: value must be finite, got inf; mend it")
+        return [f"{dataset.modality} is fine", "detail"]
+
+    monkeypatch.setattr(cli, "inspect", inspect)
+    found = run("check")
+    assert found.exit_code == 3
+    assert found.stdout.splitlines() == ["textures: image is fine", "  detail", "cells: row is fine", "  detail"]
+    assert found.stderr == "co2: co2.csv: row 7: value must be finite, got inf; mend it\n"
+
+
+def test_check_reads_the_real_thing_and_tells_splits_time_and_disk(place):
+    raw = (place / "params.yaml").read_text()
+    start, end = raw.index("  textures:"), raw.index("  cells:")
+    (place / "params.yaml").write_text(raw[:start] + raw[end:])
+    found = run("check")
+    lines = found.stdout.splitlines()
+    assert found.exit_code == 0, found.stderr
+    assert lines[0].startswith("cells: row") and any(line.startswith("  test: ") for line in lines)
+    assert lines[-1].startswith("  expect about ") and " min on 2 CPU cores and " in lines[-1]
+    assert not (place / "artifacts").exists()
+
+
+def test_a_missing_source_names_the_setting_to_mend(place):
+    (place / "data" / "demo.py").unlink()
+    found = run("check")
+    assert found.exit_code == 3 and len(found.stderr.splitlines()) == 3
+    assert "cells: data/demo.py: must exist; mend datasets.cells.source.path in params.yaml" in found.stderr
+
+
+def metrics(low: float, high: float) -> dict:
+    arm = {"ap": {"mean": 0.8123, "low": 0.79, "high": 0.834, "values": [0.8, 0.82]}}
+    return {"modality": "row", "arms": {"real": arm, "mixed": {"ap": {"mean": 0.9, "low": None, "high": None}}},
+            "gain": {"metric": "ap", "arm": "mixed", "over": "classical", "mean": (low + high) / 2,
+                     "low": low, "high": high},
+            "counts": {"generated": 20, "kept": 15, "reasons": {"kept": 15, "seam": 2, "copy": 3}},
+            "detectors": {"knn": arm}}  # fmt: skip
+
+
+@pytest.mark.parametrize("low, high, word", [
+    (0.01, 0.03, "+0.020 [+0.010, +0.030]: gain"), (-0.03, -0.01, "-0.020 [-0.030, -0.010]: loss"),
+    (-0.01, 0.03, "+0.010 [-0.010, +0.030]: no gain shown"), (0.0, 0.02, "+0.010 [+0.000, +0.020]: no gain shown"),
+])  # fmt: skip
+def test_results_show_arms_intervals_and_whether_it_helped(place, low, high, word):
+    (place / "metrics").mkdir()
+    (place / "metrics" / "cells.json").write_text(json.dumps(metrics(low, high)))
+    (place / "reports").mkdir()
+    (place / "reports" / "index.html").touch()
+    found = run("results")
+    assert found.exit_code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in found.stdout.splitlines() if line.split()}
+    assert rows["real"] == rows["knn"] == ["0.812", "[0.790,", "0.834]"]
+    assert f"mixed over classical, ap: {word}\n" in found.stdout
+    assert "15 of 20 generated records kept; rejected: 2 seam, 3 copy" in found.stdout
+    assert "Report: reports/index.html" in found.stdout
+    assert found.stderr.splitlines() == [f"metrics/{n}.json: not there yet; run dvc repro" for n in ("textures", "co2")]
+
+
+def test_results_without_any_are_exit_3_and_torn_ones_are_named(place):
+    assert run("results").exit_code == 3
+    (place / "metrics").mkdir()
+    (place / "metrics" / "cells.json").write_text("{")
+    assert isinstance(run("results").exception, InputError)
+
+
+def test_an_error_of_the_user_is_one_line_and_its_code(place, monkeypatch, capsys):
+    (place / "params.yaml").write_text("a: [1\n")
+    monkeypatch.setattr("sys.argv", ["oddsmith", "check"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and told.startswith("oddsmith: params.yaml: line 2")
+    monkeypatch.setattr("sys.argv", ["oddsmith", "check", "--debug"])
+    monkeypatch.setenv("ODDSMITH_DEBUG", "")
+    with pytest.raises(SettingsError):
+        cli.run()
+
+
+def test_prepare_writes_the_stores_the_plan_and_the_summary_and_the_same_twice(place):
+    from data.records import read_store
+    from pipelines.stage import parse
+    from pipelines.work import manifest
+
+    told = prepare.main(parse("prepare", ["cells"]))
+    first = manifest(place / "artifacts")
+    prepare.main(parse("prepare", ["cells"]))
+    assert manifest(place / "artifacts") == first
+    home = place / "artifacts" / "cells"
+    stores = {"fit": "records/fit", "support": "records/support", "calib": "records/calib", "test": "test"}
+    ids = {name: set(read_store(home / path).meta["id"]) for name, path in stores.items()}
+    assert {name: len(own) for name, own in ids.items()} | {"quarantined": 0} == told
+    assert sum(map(len, ids.values())) == len(set.union(*ids.values()))
+    plan, settings = json.loads((home / "splits.json").read_text()), load_settings().prepare
+    assert [len(s) for s in plan["supports"]] == [settings.support] * settings.seeds
+    assert all(set(s) <= ids["support"] for s in plan["supports"])
+    summary = json.loads((home / "summary.json").read_text())
+    assert summary["counts"]["test"]["records"] == told["test"] and summary["quarantine"] == []

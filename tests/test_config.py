@@ -1,0 +1,179 @@
+"""params.yaml: what is there validates, and every mistake is one line that names the place and the mend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.errors import SettingsError
+from pipelines.config import BY_MODALITY, load_settings
+from pipelines.explain import Loader
+
+ROOT = Path(__file__).parent.parent
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+
+
+def edited(tmp_path: Path, *changes: tuple[str, object], drop: str = "") -> Path:
+    """The demo's params.yaml with values put at dotted paths, and one path removed."""
+    raw = yaml.load((ROOT / "params.yaml").read_text(), Loader)
+    for path, value in changes:
+        at, last = raw, path.split(".")[-1]
+        for part in path.split(".")[:-1]:
+            at = at[part]
+        at[last] = value
+    if drop:
+        at = raw
+        for part in drop.split(".")[:-1]:
+            at = at[part]
+        del at[drop.split(".")[-1]]
+    out = tmp_path / "params.yaml"
+    out.write_text(yaml.safe_dump(raw))
+    return out
+
+
+def message(path: Path) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    text = str(caught.value)
+    assert "\n" not in text and caught.value.exit_code == 2
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_settings_that_are_shipped_validate(path):
+    settings = load_settings(path)
+    for dataset in settings.datasets.values():
+        for stage in BY_MODALITY:
+            assert settings.section(stage, dataset.modality) is not None
+
+
+def test_presets_hold_the_supports_and_seeds_they_promise():
+    found = {p.stem: load_settings(p) for p in FILES[1:]}
+    told = {name: (s.prepare.seeds, s.datasets[name].source.reader) for name, s in found.items()}
+    assert told == {"magnetic_tile": (3, "mvtec"), "smd": (3, "npz"), "thyroid_sick": (5, "csv")}
+    assert found["magnetic_tile"].prepare.support == found["thyroid_sick"].prepare.support == 10
+    assert 5 <= found["smd"].prepare.support <= 10 and found["smd"].prepare.series.window == 64
+
+
+@pytest.mark.parametrize("path, value, expected", [
+    ("fit.image.stepz", 3, "fit.image.stepz: unknown key; did you mean 'steps'?"),
+    ("fit.image.latent.chanels", 3, "fit.image.latent.chanels: unknown key; did you mean 'channels'?"),
+    ("fliter", {}, "fliter: unknown key; did you mean 'filter'?"),
+    ("filter.row.copyy", 0.1, "filter.row.copyy: unknown key; did you mean 'copy'?"),
+    ("datasets.cells.modalty", "row", "datasets.cells.modalty: unknown key; did you mean 'modality'?"),
+    ("prepare.row.zzz", 1, "prepare.row.zzz: unknown key; nothing can be set here"),
+    ("fit.image.steps", "many", "fit.image.steps: must be a whole number, got 'many'"),
+    ("fit.image.steps", 3.0, "fit.image.steps: must be a whole number, got 3.0"),
+    ("fit.image.batch", True, "fit.image.batch: must be a whole number, got True"),
+    ("fit.image.batch", None, "fit.image.batch: must be a whole number, got None"),
+    ("fit.image.lr", "fast", "fit.image.lr: must be a number, got 'fast'"),
+    ("fit.image.lr", float("nan"), "fit.image.lr: must be a finite number, got nan"),
+    ("fit.image.lr", 0.0, "fit.image.lr: must be > 0, got 0.0"),
+    ("prepare.strict", "no", "prepare.strict: must be true or false, got 'no'"),
+    ("prepare.seeds", 0, "prepare.seeds: must be >= 1, got 0"),
+    ("prepare.test_share", 1.0, "prepare.test_share: must be < 1, got 1.0"),
+    ("prepare.image", [], "prepare.image: must hold keys and values, got []"),
+    ("device", "gpu", "device: must be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    ("datasets.cells.modality", "rows", "datasets.cells.modality: must be 'image', 'series' or 'row', got 'rows'"),
+    ("datasets.cells.source.reader", "cvs", "datasets.cells.source.reader: must be 'mvtec', 'folder', 'csv', 'npz' or "
+     "'demo', got 'cvs'"),
+    ("generate.row.strength", [0.4], "generate.row.strength: must have at least 2 items, got [0.4]"),
+    ("generate.row.strength", [0.4, 1.5], "generate.row.strength.1: must be <= 1, got 1.5"),
+    ("datasets", {}, "datasets: must have at least 1 items, got {}"),
+])  # fmt: skip
+def test_a_mistake_is_told_with_its_path_and_the_mend(tmp_path, path, value, expected):
+    assert message(edited(tmp_path, (path, value))) == expected
+
+
+def test_a_typo_is_told_as_unknown_key_rather_than_as_the_missing_one(tmp_path):
+    path = edited(tmp_path, ("fit.image.stepz", 3), drop="fit.image.steps")
+    assert message(path) == "fit.image.stepz: unknown key; did you mean 'steps'? (and 1 more)"
+
+
+def test_a_missing_option_of_a_source_names_what_was_written_instead(tmp_path):
+    path = edited(tmp_path, ("datasets.cells.source", {"raeder": "demo", "path": "x"}))
+    assert message(path) == "datasets.cells.source.reader: is required; 'raeder' was found instead"
+
+
+def test_options_of_a_reader_pass_through(tmp_path):
+    source = {"reader": "csv", "path": "x.csv", "label": "Class", "anomalous": ["a", "b"]}
+    settings = load_settings(edited(tmp_path, ("datasets.cells.source", source)))
+    assert settings.datasets["cells"].source.options == {"label": "Class", "anomalous": ["a", "b"]}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "Upper", "-a", "a.b", "a b", "ä", "x" * 41, "", "<b>", "a\nb", "a@b"])
+def test_names_that_would_not_do_as_a_folder_are_refused(tmp_path, name):
+    demo = {"modality": "row", "source": {"reader": "demo", "path": "data/demo.py"}}
+    assert message(edited(tmp_path, ("datasets", {name: demo}))).startswith("datasets: a name must be")
+
+
+def test_a_section_must_know_the_modalities_in_use_and_no_others(tmp_path):
+    assert message(edited(tmp_path, drop="fit.row")) == "fit.row: is required by data set 'cells'"
+    raw = yaml.load((ROOT / "params.yaml").read_text(), Loader)
+    only = {"cells": raw["datasets"]["cells"]}
+    load_settings(edited(tmp_path, ("datasets", only), drop="fit.image"))
+
+
+def test_a_round_changes_what_it_names_and_nothing_else(tmp_path):
+    settings = load_settings(edited(tmp_path, ("generate.r2.image", {"count": 7})))
+    first, second = (settings.section("generate", "image", r) for r in (1, 2))
+    assert second.count == 7 and first == settings.section("generate", "image") and first.count != 7
+    assert second.model_dump() | {"count": first.count} == first.model_dump()
+    bar = load_settings(edited(tmp_path, ("filter.r1.row", {"copy": 0.9}))).section("filter", "row", 1)
+    assert bar.model_dump(by_alias=True)["copy"] == 0.9
+
+
+def test_a_round_is_held_to_the_same_rules(tmp_path):
+    path = edited(tmp_path, ("generate.r2.image", {"cuont": 7}))
+    assert message(path) == "generate.r2.image.cuont: unknown key; did you mean 'count'?"
+    assert message(edited(tmp_path, ("filter.r1.row", {"low": 3.0}))) == "filter.r1.row.low: must be <= 1, got 3.0"
+    assert message(edited(tmp_path, drop="judge.r1.row")).startswith("judge.r1.row: is required by data set 'cells'")
+
+
+@pytest.mark.parametrize("text, line", [
+    ("a: 1\nb: [1, 2\nc: 3\n", 3), ("a: 1\n\tb: 2\n", 2), ("a: 1\nb: 2\na: 3\n", 3), ("x:\n  y: 1\n  y: 2\n", 3),
+    ("a: 'torn\n", 2),
+])  # fmt: skip
+def test_a_torn_file_is_told_with_its_line(tmp_path, text, line):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert message(path).startswith(f"line {line}, column ")
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n", b"a\xff: 1\n", b"!!python/object:os.system {}\n", b"a: &x [*x"])
+def test_what_is_not_settings_at_all_is_refused(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    message(path)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    assert "run from the repository's root" in message(tmp_path / "params.yaml")
+
+
+def test_yaml_is_read_as_dvc_reads_it():
+    """PyYAML alone takes 1e-4 for text, `no` for false and 2020-01-01 for a date."""
+    from ruamel.yaml import YAML
+
+    text = "[1e-4, 1.0e-4, -2E3, no, on, true, 3, 3.5, .5, 10:30, '1', null, 0.5e1, 010, +3, 3., 0.1.2]"
+    assert yaml.load(text, Loader) == YAML(typ="safe").load(text)
+    assert yaml.load("2020-01-01", Loader) == "2020-01-01"
+
+
+def test_importing_the_settings_is_quick_and_needs_pydantic_and_yaml_alone():
+    code = "import sys; import pipelines.config; print(' '.join(sys.modules))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split())
+    assert "pydantic" in loaded and not loaded & {"numpy", "pandas", "torch", "pyarrow", "rich", "typer", "jinja2"}
+
+
+def test_the_readers_that_settings_allow_are_those_that_exist():
+    sources = pytest.importorskip("data.sources")
+    from typing import get_args
+
+    from pipelines.config import Source
+
+    assert set(get_args(Source.model_fields["reader"].annotation)) == set(sources.SOURCES)

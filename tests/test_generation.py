@@ -1,0 +1,263 @@
+"""Base, adapter and generated records of every modality: what is kept, what depends on what, what survives a disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+from data.errors import InputError
+from data.records import Records, concat
+from generation import lora
+from generation.fit import Trainer, train
+from generation.inpaint import generate
+from generation.model import Adapter, Base
+from generation.plan import bin_weights, bins, plan
+from generation.training import contrast, fit_adapter, fit_base, match_scales
+
+
+class Fitted:
+    """A base and adapter trained for a moment, and sixteen planned records."""
+
+    def __init__(self, modality: str):
+        torch.set_num_threads(1)
+        self.modality = modality
+        self.fit, self.support = tiny.make(modality)
+        self.base, self.losses = fit_base(self.fit, settings=tiny.SETTINGS[modality], seed=0, device="cpu")
+        self.before = {k: v.clone() for k, v in self.base.net.state_dict().items() if "kinds" not in k}
+        self.adapter, _ = fit_adapter(self.base, self.fit, self.support, settings=tiny.ADAPT, seed=0)
+        self.folds = tiny.folds(self.fit, self.support)
+        self.plan = plan(self.fit, self.support, self.folds, count=16, seed=0, round_=1)
+
+    def make(self, rows: pd.DataFrame | None = None) -> Records:
+        rows = self.plan if rows is None else rows
+        return concat(list(generate(self.adapter, self.fit, self.support, rows, **tiny.SAMPLING[self.modality])))
+
+
+@pytest.fixture(scope="module", params=tiny.MODALITIES)
+def fitted(request) -> Fitted:
+    return Fitted(request.param)
+
+
+def values(records: Records, i: int) -> np.ndarray:
+    return records.x.iloc[i].to_numpy() if records.modality == "row" else records.x[i]
+
+
+def test_outside_the_edit_a_record_equals_its_host_bit_for_bit(fitted):
+    made = fitted.make()
+    hosts = concat([fitted.fit, fitted.support])
+    position = {name: i for i, name in enumerate(hosts.meta["id"])}
+    touched = 0
+    for i in range(len(made)):
+        host, got = values(hosts, position[made.meta["host"][i]]), values(made, i)
+        edit = np.array(made.meta["changed"][i]) if made.modality == "row" else made.mask[i]
+        same = [(a == b) or (pd.isna(a) and pd.isna(b)) for a, b in zip(got[~edit].ravel(), host[~edit].ravel())]
+        assert all(same), i
+        touched += int(edit.sum())
+    assert touched > 0
+
+
+def test_a_record_depends_on_its_seed_not_on_its_batch(fitted):
+    whole, alone = fitted.make(), fitted.make(fitted.plan.iloc[[5]])
+    shuffled = fitted.make(fitted.plan.iloc[[9, 5, 2]])
+    for other, at in ((alone, 0), (shuffled, 1)):
+        assert list(whole.meta.iloc[5]["id"]) == list(other.meta.iloc[at]["id"])
+        if whole.modality == "row":
+            pd.testing.assert_frame_equal(
+                whole.x.iloc[[5]].reset_index(drop=True), other.x.iloc[[at]].reset_index(drop=True)
+            )
+        else:
+            np.testing.assert_array_equal(values(whole, 5), values(other, at))
+            np.testing.assert_array_equal(whole.mask[5], other.mask[at])
+
+
+def test_another_seed_gives_another_record(fitted):
+    other = plan(fitted.fit, fitted.support, fitted.folds, count=16, seed=1, round_=1)
+    a, b = fitted.make(), fitted.make(other)
+    assert not set(a.meta["seed"]) & set(b.meta["seed"])
+    assert any(str(values(a, i).tolist()) != str(values(b, i).tolist()) for i in range(16))
+
+
+def test_provenance_names_host_parent_and_their_common_fold(fitted):
+    made = fitted.make()
+    for row in made.meta.itertuples():
+        assert row.synthetic and row.label == 1 and row.kind.startswith("k") and len(row.parents) == 1
+        assert fitted.folds[row.parents[0]] == row.fold
+        assert fitted.folds[row.host] == row.fold
+        assert row.mask_source == f"bank:{row.parents[0]}"
+
+
+def test_adapting_leaves_the_base_bit_for_bit(fitted):
+    after = fitted.base.net.state_dict()
+    for name, tensor in fitted.before.items():
+        stem, _, leaf = name.rpartition(".")
+        match = after.get(name, after.get(f"{stem}.base_layer.{leaf}"))
+        assert torch.equal(match, tensor), name
+
+
+def small_input(fitted: Fitted) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    if fitted.modality == "image":
+        x = torch.randn(3, fitted.base.latent.channels, 8, 8, generator=torch.Generator().manual_seed(1))
+        mask = torch.zeros(3, 5, 8, 8)
+        mask[:, :, 2:5, 2:5] = 1
+    else:
+        shape = fitted.base.config["shape"]
+        x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+        mask = torch.zeros_like(x)
+        mask[..., :2] = 1
+    known = x * 0.5
+    return x, torch.tensor([0.5, 1.0, 2.0]), {"known": known, "mask": mask, "kind": torch.tensor([1, 2, 1])}
+
+
+def test_adapter_survives_the_disk_and_is_no_no_op(fitted, tmp_path):
+    """Saved beside a base that was saved before it was adapted, loaded into a fresh process' objects."""
+    base, _ = fit_base(fitted.fit, settings=tiny.SETTINGS[fitted.modality], seed=0, device="cpu")
+    base.save(tmp_path / "base")
+    x, sigma, cond = small_input(fitted)
+    with torch.no_grad():
+        plain = Base.load(tmp_path / "base").denoise(x, sigma, **cond)
+    loaded = Base.load(tmp_path / "base")
+    adapter, _ = fit_adapter(loaded, fitted.fit, fitted.support, settings=tiny.ADAPT, seed=0)
+    adapter.save(tmp_path / "adapter")
+    again = Adapter.load(Base.load(tmp_path / "base"), tmp_path / "adapter")
+    with torch.no_grad():
+        want, got = adapter.denoise(x, sigma, **cond), again.denoise(x, sigma, **cond)
+        off = again.denoise_base(x, sigma, **cond)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    torch.testing.assert_close(off, plain, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(got, off, atol=1e-4)
+    other = Base.build(
+        fitted.modality, base.codec, tiny.SETTINGS[fitted.modality], shape=tuple(base.config["shape"]), seed=5
+    )
+    other.save(tmp_path / "other")
+    with pytest.raises(InputError, match="belongs to another base"):
+        Adapter.load(Base.load(tmp_path / "other"), tmp_path / "adapter")
+
+
+def test_torn_weights_are_refused(fitted, tmp_path):
+    base = Base.build(
+        fitted.modality, fitted.base.codec, tiny.SETTINGS[fitted.modality], shape=tuple(fitted.base.config["shape"])
+    )
+    base.save(tmp_path / "base")
+    blob = (tmp_path / "base" / "model.safetensors").read_bytes()
+    (tmp_path / "base" / "model.safetensors").write_bytes(blob[:-1] + bytes([blob[-1] ^ 1]))
+    with pytest.raises(InputError, match="sha256 differs"):
+        Base.load(tmp_path / "base")
+
+
+def test_a_no_op_adapter_is_refused():
+    fit, _ = tiny.make("row")
+    base, _ = fit_base(fit, settings=tiny.SETTINGS["row"], seed=0, device="cpu")
+    adapter = Adapter.build(base, ["k0", "k1"], rank=2, seed=0)
+    with pytest.raises(ValueError, match="no-op"):
+        lora.load(base.net, {k: v.detach().clone() for k, v in adapter.parameters().items()})
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+def test_contrast_measures_how_far_the_anomaly_stands_out(modality):
+    """Images: pixels of 230 on a ground of 90..129 stand out by 120 / 255; series: a shift of 3 in codec units."""
+    fit, support = tiny.make(modality, normals=40, odd=6)
+    codec = __import__("data.codecs", fromlist=["CODECS"]).CODECS[modality].fit(fit)
+    got = contrast(support, codec)
+    if modality == "image":
+        assert got == pytest.approx(np.full(6, 120 / 255), abs=0.03)
+    else:
+        assert np.median(got) == pytest.approx(3 / codec.scale[0], rel=0.35)
+
+
+def test_matched_scale_is_the_tried_one_nearest_to_the_support(monkeypatch):
+    """With contrast proportional to cfg_scale and the support's at 2.1 times that of scale 1, scale 2 is chosen."""
+    fitted = Fitted("series")
+    import generation.training as training
+
+    def generate(adapter, fit, support, trial, **sampling):
+        yield np.array([adapter.scales[kind] for kind in trial["kind"]])
+
+    def contrast(records, codec):
+        return np.full(len(fitted.support), 0.42) if isinstance(records, Records) else records * 0.42 / 2.1
+
+    monkeypatch.setattr(training, "generate", generate)
+    monkeypatch.setattr(training, "contrast", contrast)
+    match_scales(fitted.adapter, fitted.fit, fitted.support, fitted.folds, seed=0, count=4, sampling={})
+    assert set(fitted.adapter.scales.values()) == {2.0}
+
+
+def test_plan_rows_do_not_change_with_the_count_and_follow_the_steering():
+    fit, support = tiny.make("row", normals=20, odd=6)
+    own = tiny.folds(fit, support)
+    short, long = (plan(fit, support, own, count=n, seed=3, round_=2) for n in (5, 50))
+    pd.testing.assert_frame_equal(short, long.iloc[:5])
+    key = "|".join(bins(["k0", "k1"])[4])
+    steered = plan(fit, support, own, count=400, seed=3, round_=2, steer={key: 1.0})
+    hit = (steered["kind"] + "|" + steered["size"] + "|" + steered["severity_bin"] == key).mean()
+    assert hit == pytest.approx(bin_weights(["k0", "k1"], {key: 1.0})[4], abs=0.08)
+    assert 0.6 < hit < 0.85  # most draws steered, the rest explores
+    assert steered["kind"].nunique() == 2
+
+
+class Killed(Exception):
+    pass
+
+
+def test_training_resumed_after_a_kill_equals_uninterrupted_training(tmp_path):
+    """Parameters, averages, optimizer state and losses: bit for bit."""
+    target = torch.linspace(-1, 1, 8)
+
+    def trainer():
+        torch.manual_seed(0)
+        net = torch.nn.Linear(8, 8)
+
+        def batch(step):
+            return {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(step))}
+
+        return net, Trainer(
+            dict(net.named_parameters()), lambda b: ((net(b["x"]) - target) ** 2).mean(), batch, steps=20, lr=0.1
+        )
+
+    net, whole = trainer()
+    losses = train(whole)
+    _, part = trainer()
+    for step, _ in part.run():
+        if step == 7:
+            part.save(tmp_path)
+        if step == 11:
+            break
+    again, resumed = trainer()
+    assert train(resumed, folder=tmp_path) == losses
+    for a, b in zip(net.parameters(), again.parameters()):
+        assert torch.equal(a, b)
+    (tmp_path / "checkpoint.json").write_text("{torn")
+    _, fresh = trainer()
+    assert not fresh.resume(tmp_path)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 1)
+    data = {"x": torch.randn(7, 3)}
+    grads = []
+    for micro in (7, 2):
+        t = Trainer(
+            dict(net.named_parameters()), lambda b: net(b["x"]).square().mean(), lambda s: data, steps=1, lr=0.1
+        )
+        t.micro = micro
+        net.zero_grad()
+        t._gradient(data)
+        grads.append(net.weight.grad.clone())
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_a_loss_that_is_not_finite_stops_training_with_exit_code_4():
+    net = torch.nn.Linear(2, 1)
+    t = Trainer(
+        dict(net.named_parameters()),
+        lambda b: net(b["x"]).sum() * float("nan"),
+        lambda s: {"x": torch.ones(2, 2)},
+        steps=3,
+        lr=0.1,
+    )
+    with pytest.raises(Exception, match="loss must be finite") as error:
+        train(t)
+    assert error.value.exit_code == 4

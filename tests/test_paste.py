@@ -1,0 +1,81 @@
+"""How denoised values come back onto their hosts, and what each arm of an evaluation is trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+
+from data.records import Records, concat
+from detection.arms import ARMS, as_normals, training_set
+from detection.evaluation import timeline
+from generation.classical import classical
+from generation.paste import bridge, taper, tidy
+
+
+def test_tidy_drops_specks_fills_holes_and_leaves_the_rest():
+    mask = np.zeros((20, 20), bool)
+    mask[2:9, 2:9] = True
+    mask[4:6, 4:6] = False  # a hole
+    mask[15, 15] = True  # a speck
+    want = np.zeros((20, 20), bool)
+    want[2:9, 2:9] = True
+    np.testing.assert_array_equal(tidy(mask), want)
+    edge = np.zeros((8, 8), bool)
+    edge[:3, :3] = True
+    np.testing.assert_array_equal(tidy(edge), edge)  # what touches the border is not eaten away
+
+
+def test_taper_fades_both_ends_of_a_long_span_and_no_short_one():
+    mask = np.zeros((60, 2), bool)
+    mask[5:55, 0] = True
+    mask[10:15, 1] = True
+    fade = taper(mask)
+    np.testing.assert_array_equal(fade[10:15, 1], 1)
+    np.testing.assert_allclose(fade[5:9, 0], 0.5 - 0.5 * np.cos(np.pi * np.arange(1, 5) / 5))
+    np.testing.assert_allclose(fade[51:55, 0], fade[5:9, 0][::-1])
+    assert (fade[~mask] == 0).all() and (fade[9:51, 0] == 1).all()
+
+
+def test_bridge_joins_short_gaps_only():
+    mask = np.zeros((40, 1), bool)
+    mask[[5, 6, 10, 25], 0] = True
+    joined = bridge(mask, gap=4)[:, 0]
+    assert joined[5:11].all() and not joined[11:25].any() and joined[25]
+
+
+def test_a_timestamp_covered_by_two_windows_counts_once():
+    _, support = tiny.make("series", odd=2)
+    records = support.with_meta(group=["e", "e"], start=[0, 20])  # windows of 32 that overlap by 12
+    maps = [np.zeros(32), np.ones(32)]
+    labels, scores = timeline(records, maps)["e"]
+    assert len(labels) == len(scores) == 52
+    np.testing.assert_array_equal(scores, np.r_[np.zeros(32), np.ones(20)])
+    np.testing.assert_array_equal(labels, np.r_[records.mask[0].any(1), records.mask[1].any(1)[12:]])
+
+
+@pytest.mark.parametrize("modality", tiny.MODALITIES)
+def test_arms_add_what_they_say_and_equally_much(modality):
+    fit, support = tiny.make(modality, normals=20, odd=6)
+    generated = classical(modality, fit, support, list(range(100, 112)))
+    generated = Records(modality, generated.meta, generated.x, generated.mask, fit.schema, generated.time, generated.x)
+    kept = generated.take(np.arange(6))
+    odd = {}
+    for arm in ARMS:
+        records = training_set(arm, fit, support, generated, kept, seed=0)
+        assert records.meta["id"].is_unique
+        real = concat([fit, support]).meta["id"]
+        assert set(real) <= set(records.meta["id"])
+        odd[arm] = int((records.meta["label"] == 1).sum()) - len(support)
+    assert odd == {"real": 0, "standard": 6, "classical": 6, "generated": 12, "dropped": 6, "filtered": 6, "mixed": 6}
+
+
+def test_twins_enter_training_as_normals_without_a_mask():
+    fit, support = tiny.make("image")
+    made = classical("image", fit, support, [1, 2, 3])
+    twins = as_normals(Records("image", made.meta, made.x, made.mask, made.schema, None, fit.take([0, 1, 2]).x))
+    assert (twins.meta["label"] == 0).all() and not any(m.any() for m in twins.mask)
+    np.testing.assert_array_equal(twins.x[1], fit.x[1])
+    rows_fit, rows_support = tiny.make("row")
+    rows = classical("row", rows_fit, rows_support, [1, 2])
+    assert as_normals(rows) is None

@@ -1,0 +1,147 @@
+"""The whole loop on the demo, made small: every stage by its function, then what the user is given."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from data.records import read_store
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "image": {"fit": {"steps": 6, "batch": 8, "pool": 32, "size": 32, "widths": [16, 32]},
+              "latent": {"steps": 4, "width": 8},
+              "adapt": {"steps": 4, "pool": 16, "batch": 8, "match": 1}, "generate": {"count": 8, "steps": 2},
+              "detector": {"segmentation": {"size": 64, "steps": 6}}},
+    "series": {"fit": {"steps": 8, "width": 32, "depth": 1}, "adapt": {"steps": 6, "pool": 32, "match": 2},
+               "generate": {"count": 12, "steps": 3}, "detector": {"forest": {"trees": 10}}},
+    "row": {"fit": {"steps": 10, "width": 32, "depth": 1}, "adapt": {"steps": 6}, "generate": {"count": 24, "steps": 3},
+            "detector": {"forest": {"trees": 10}}},
+}  # fmt: skip
+NAMES = {"image": "textures", "series": "co2", "row": "cells"}
+STEPS = ("prepare", "fit", "adapt", "crossfit", "generate 1", "judge 1", "filter 1", "generate 2", "judge 2", 
+         "filter 2",          "train", "evaluate")  # fmt: skip
+
+
+def small_params(modality: str) -> dict:
+    """The demo's settings for one data set, two supports, everything tiny."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    small = SMALL[modality]
+    params["datasets"] = {NAMES[modality]: params["datasets"][NAMES[modality]]}
+    params["datasets"][NAMES[modality]]["source"]["path"] = str(ROOT / "data" / "demo.py")
+    params["prepare"] |= {"seeds": 2, "support": 6}
+    for stage in ("fit", "adapt", "generate"):
+        params[stage][modality] |= small[stage]
+    if modality == "image":
+        params["fit"]["image"]["latent"] |= small["latent"]
+    for stage in ("crossfit", "train"):
+        for name, options in small["detector"].items():
+            params[stage][modality].setdefault(name, {}).update(options)
+    params["filter"][modality] |= {"floor": 0.0, "ceiling": 0.0, "seam": 2.0, "min_overlap": 0.0, "copy": 0.0}
+    return params
+
+
+def run(step: str, name: str, folder: Path) -> subprocess.CompletedProcess:
+    stage, *number = step.split()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", f"pipelines.{stage}", name, *number], cwd=folder, env=env,
+                          capture_output=True, text=True)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def looped(request, tmp_path_factory) -> tuple[str, Path]:
+    """(modality, folder) after every stage ran, each in a process of its own, the test split away until evaluate."""
+    modality, folder = request.param, tmp_path_factory.mktemp(request.param)
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_params(modality)))
+    name = NAMES[modality]
+    test, hidden = folder / "artifacts" / name / "test", folder / "hidden"
+    for step in STEPS:
+        if step == "evaluate":
+            hidden.rename(test)
+        done = run(step, name, folder)
+        assert done.returncode == 0, f"{step}: {done.stderr}"
+        if step == "prepare":
+            test.rename(hidden)  # nothing up to train can have read it
+    return modality, folder
+
+
+def test_metrics_have_every_arm_with_one_value_a_support(looped):
+    modality, folder = looped
+    result = json.loads((folder / "metrics" / f"{NAMES[modality]}.json").read_text())
+    metrics = {"image": {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap"}, "series": {"ap", "auroc", "vus_pr"},
+               "row": {"ap", "auroc"}}[modality]  # fmt: skip
+    assert list(result["arms"]) == ["real", "standard", "classical", "generated", "dropped", "filtered", "mixed"]
+    for arm in result["arms"].values():
+        assert set(arm) == metrics
+        for value in arm.values():
+            assert len(value["values"]) == 2 and value["low"] <= value["mean"] <= value["high"]
+            assert min(value["values"]) >= 0 and max(value["values"]) <= 1
+    gain, head = result["gain"], {"image": "pixel_ap", "series": "vus_pr", "row": "ap"}[modality]
+    pairs = [result["arms"][arm][head]["values"] for arm in ("mixed", "classical")]
+    assert gain["metric"] == head
+    assert gain["mean"] == pytest.approx(sum(a - b for a, b in zip(*pairs)) / 2)
+    assert {"likelihood_ratio", "fused"} <= set(result["detectors"])
+
+
+def test_the_ledger_has_every_record_and_its_reason_and_the_kept_store_agrees(looped):
+    modality, folder = looped
+    home = folder / "artifacts" / NAMES[modality]
+    total = 0
+    for number in (1, 2):
+        for seed in (0, 1):
+            ledger = pd.read_parquet(home / f"r{number}" / "verdicts" / f"seed{seed}.parquet")
+            made = read_store(home / f"r{number}" / "generated" / f"seed{seed}")
+            kept = read_store(home / f"r{number}" / "kept" / f"seed{seed}")
+            assert list(ledger["id"]) == list(made.meta["id"]) and ledger["reason"].notna().all()
+            assert list(ledger.loc[ledger["keep"], "id"]) == list(kept.meta["id"])
+            assert (made.meta["round"] == number).all() and made.meta["generator"].str.startswith("diffusion-").all()
+            total += len(made)
+    counts = json.loads((folder / "metrics" / f"{NAMES[modality]}.json").read_text())["counts"]
+    assert counts["generated"] == total == sum(counts["reasons"].values())
+    assert counts["kept"] == counts["reasons"].get("kept", 0)
+
+
+def test_every_parent_and_host_is_training_data(looped):
+    modality, folder = looped
+    home = folder / "artifacts" / NAMES[modality]
+    plan = json.loads((home / "splits.json").read_text())
+    fit = set(read_store(home / "records" / "fit").meta["id"])
+    tested = set(read_store(home / "test").meta["id"])
+    for seed in (0, 1):
+        made = read_store(home / "r2" / "generated" / f"seed{seed}").meta
+        support = set(plan["supports"][seed])
+        assert {p for parents in made["parents"] for p in parents} <= support
+        assert set(made["host"]) <= (support if modality == "row" else fit)
+        assert not tested & (support | fit)
+
+
+def test_a_killed_generation_resumes_to_the_same_records(looped, tmp_path):
+    modality, folder = looped
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    name = NAMES[modality]
+    out = copy / "artifacts" / name / "r2" / "generated"
+    before = read_store(out / "seed1")
+    shutil.rmtree(out)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.generate", name, "2"], cwd=copy, env=env)
+    units = (copy / ".work" / "generate-r2" / name).glob
+    while process.poll() is None and not list(units("*/units/seed0/part000000/manifest.json")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not out.exists() or process.returncode == 0
+    assert run("generate 2", name, copy).returncode == 0
+    after = read_store(out / "seed1")
+    assert list(after.meta["id"]) == list(before.meta["id"])
+    same = [str(a) == str(b) for a, b in zip(after.mask, before.mask)]
+    assert all(same)
