@@ -22,8 +22,8 @@ from PIL import Image
 
 from data.errors import InputError, SettingsError
 from data.sources import SOURCES
+from data.sources.choose import canonical
 from data.sources.common import show
-from data.sources.csv import canonical
 from data.sources.pixels import BadImage, read_image, read_mask
 from data.sources.types import kind_of
 
