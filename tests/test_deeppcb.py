@@ -22,12 +22,12 @@ SPURS = [(20, 30, 29, 39, "spur"), (60, 34, 69, 43, "spur"), (150, 150, 161, 159
 
 
 def boards(shift: int = 0, defects: list = SPURS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(template, test, mask): stripes, and squares of the other tone two pixels inside their boxes."""
+    """(template, test, mask): stripes, and squares of the other tone in the lower right of their boxes."""
     template = np.zeros((SIDE, SIDE), np.uint8)
     template[:, shift::24] = template[:, shift + 1 :: 24] = template[:, shift + 2 :: 24] = 255
     test, mask = template.copy(), np.zeros((SIDE, SIDE), bool)
     for x1, y1, x2, y2, _ in defects:
-        inner = np.s_[y1 + 2 : y2 - 1, x1 + 2 : x2 - 1]
+        inner = np.s_[y1 + 2 : y2 + 1, x1 + 2 : x2 + 1]
         test[inner] = 255 - test[inner]
         mask[inner] = True
     return template, test, mask
@@ -114,18 +114,21 @@ def test_normals_are_grid_tiles_without_a_defect_an_unlabelled_difference_or_a_s
     np.testing.assert_array_equal(both.x[at], template[:64, :64])
 
 
-def test_the_published_layout_and_a_missing_mask_give_the_same_records(root: Path, tmp_path: Path):
-    group = tmp_path / "PCBData/group00041"
-    template, test, _ = boards()
+def test_the_published_layout_and_a_missing_mask_give_the_same_records(tmp_path: Path):
+    defects = [*SPURS, (100, 20, 109, 23, "copper")]  # two pixels thick
+    root, group = tmp_path / "pcb", tmp_path / "PCBData/group00041"
+    add(root, "00041000", defects=defects)
+    template, test, _ = boards(defects=defects)
     save(group / "00041/00041000_temp.png", template)
     save(group / "00041/00041000_test.png", test)
     (group / "00041_not").mkdir()
-    lines = [" ".join(map(str, (*box[:4], TYPES.index(box[4]) + 1))) for box in SPURS]
+    lines = [" ".join(map(str, (*box[:4], TYPES.index(box[4]) + 1))) for box in defects]
     (group / "00041_not/00041000.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "PCBData/trainval.txt").write_text("group00041/00041/00041000.jpg\n")
     published, quarantine = tiles(tmp_path / "PCBData", strict=True)
     listed, _ = tiles(root)
-    assert not quarantine and published.meta.drop(columns="source").equals(listed.meta.drop(columns="source"))
+    assert not quarantine and set(published.meta["kind"]) == {"normal", "spur", "open", "copper"}
+    assert published.meta.drop(columns="source").equals(listed.meta.drop(columns="source"))
     for name in ("x", "mask"):
         for one, other in zip(getattr(published, name), getattr(listed, name), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -150,6 +153,9 @@ def test_a_place_depends_on_its_board_alone(root: Path):
     add(root, "00040999", shift=5)
     after, _ = tiles(root)
     assert after.meta["id"].tolist()[-len(before) :] == before and len(after) > len(before)
+    add(root, "00041001")
+    places = odd(tiles(root)[0]).meta["id"].str.split("-", n=1)
+    assert len({tuple(p) for p in places}) == len(places) and places.str[1].is_unique  # not the same on every board
 
 
 def test_a_drawn_place_holds_the_box_parts_no_mate_and_touches_no_other():
