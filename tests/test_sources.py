@@ -724,24 +724,26 @@ def test_rows_that_contradict_each_other_are_left_out_where_asked(tmp_path: Path
 
 def test_a_limit_draws_every_kind_its_share_with_a_fixed_seed(tmp_path: Path):
     y = np.zeros(1000, int)
-    y[::10] = 1
+    y[::4] = 1
     np.savez(tmp_path / "r.npz", X=np.arange(2000.0).reshape(1000, 2), y=y)
     read = lambda **options: SOURCES["npz"](tmp_path / "r.npz", modality="row", strict=True, **options)  # noqa: E731
-    whole, few = read()[0], read(limit=200)
-    assert len(few[0]) == 200 and few[0].meta["label"].sum() == 20
-    assert few[0].meta.equals(read(limit=200)[0].meta) and few[1][0]["reason"] == (
-        "rows are left out by limit, got 1000 for 200; drawn with a fixed seed")  # fmt: skip
+    whole, few = read()[0], read(limit=400)
+    assert len(few[0]) == 400 and few[0].meta["label"].sum() == 100
+    assert few[0].meta.equals(read(limit=400)[0].meta) and few[1][0]["reason"] == (
+        "rows are left out by limit, got 1000 for 400; drawn with a fixed seed")  # fmt: skip
     at = [int(name.split("-")[1]) for name in few[0].meta["id"]]
-    assert at == sorted(at) and at[-1] > 950 and at != list(range(at[0], at[0] + 200))
+    assert at == sorted(at) and at[-1] > 950 and at != list(range(at[0], at[0] + 400))
     assert few[0].x.values.tolist() == whole.x.iloc[at].values.tolist()
     assert len(read(limit=1000)[0]) == 1000 and not read(limit=1000)[1]
-    text = "a,why,y\n" + "".join(f"{i},,ok\n" for i in range(90)) + "1,rare,bad\n" + "2,often,bad\n" * 9
-    records, _ = mixed(tmp_path, text, limit=20)
-    assert records.meta["kind"].value_counts().to_dict() == {"normal": 17, "often": 2, "rare": 1}
+    text = "a,why,y\n" + "".join(f"{i},,ok\n" for i in range(900)) + "1,rare,bad\n" * 30 + "2,often,bad\n" * 270
+    records, _ = mixed(tmp_path, text, limit=420)
+    assert records.meta["kind"].value_counts().to_dict() == {"normal": 300, "often": 90, "rare": 30}  # rare ones stay
+    records, _ = mixed(tmp_path, text, limit=31)
+    assert records.meta["kind"].value_counts().tolist() == [11, 10, 10]  # too few for all: of each the same
     (tmp_path / "u.csv").write_text(text)
-    records, _ = mixed(tmp_path, text, limit=40, test_path="u.csv")
+    records, _ = mixed(tmp_path, text, limit=840, test_path="u.csv")
     assert records.meta.groupby(["given", "kind"]).size().to_dict() == {
-        (side, kind): n for side in ("test", "train") for kind, n in (("normal", 17), ("often", 2), ("rare", 1))}
+        (side, kind): n for side in ("test", "train") for kind, n in (("normal", 300), ("often", 90), ("rare", 30))}
     for limit in (1, 0, -5, 2.0, "9", True):
         with pytest.raises(SettingsError, match="source npz: limit must be a whole number of at least 2 rows, got"):
             read(limit=limit)

@@ -12,6 +12,7 @@ from data.errors import InputError, SettingsError, closest
 from data.sources.common import Quarantine, show
 
 CONFLICTS = ("keep", "drop")
+FEW = 50  # rows of a kind that a limit leaves: the rare ones are what a set is read for
 SEED = 0  # of the draw under a limit: the same rows in every run
 
 
@@ -107,16 +108,16 @@ def agreeing(content: Sequence[Hashable], odd: np.ndarray, where: str, quarantin
 def limited(strata: Sequence[Hashable], limit: int | None, where: str, quarantine: Quarantine) -> np.ndarray:
     """(N,) whether a row is among the `limit` that are read, drawn at random with a fixed seed.
 
-    Of every stratum its share is kept, and one row at least while the limit allows.
+    Of every stratum its share is kept, but FEW rows at least, or all that there are, as far as the limit allows.
     """
     if limit is None or len(strata) <= limit:
         return np.ones(len(strata), bool)
-    rng = np.random.default_rng(SEED)
-    shuffled = rng.permutation(len(strata))
+    shuffled = np.random.default_rng(SEED).permutation(len(strata))
     sizes, seen = Counter(strata), Counter()
-    share = np.zeros(len(strata))  # of its stratum drawn before a row
+    share = np.zeros(len(strata))  # of its stratum drawn before a row; below 0 for the first FEW
     for row in shuffled:
-        share[row] = seen[strata[row]] / sizes[strata[row]]
+        before = seen[strata[row]]
+        share[row] = before / sizes[strata[row]] if before >= FEW else before - FEW
         seen[strata[row]] += 1
     first = shuffled[np.argsort(share[shuffled], kind="stable")][:limit]
     quarantine.note(where, f"rows are left out by limit, got {len(strata)} for {limit}; drawn with a fixed seed")
