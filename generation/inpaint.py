@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from data.records import Records
 from generation import images
 from generation.diffusion import guided, karras_sigmas, keeping, noise, sample, truncated
-from generation.masks import deviation, image_mask, nuisance_cells, series_mask
+from generation.masks import deviation, image_mask, image_place, nuisance_cells, placed, series_mask, series_place
 from generation.model import Adapter
 from generation.paste import generated_meta, paste_images, paste_series
 
@@ -116,7 +118,9 @@ def image_chunk(
     masks, boxes = [], []
     for row in plan.itertuples():
         rng = record_rng(row.seed)
-        mask = image_mask(rng, support, row.parent, hosts.x[row.host].shape[:2], size=row.size_factor)
+        shape = hosts.x[row.host].shape[:2]
+        draw = partial(image_mask, rng, support, row.parent, shape, size=row.size_factor)
+        mask = placed(draw, image_place, row.place)
         masks.append(mask)
         boxes.append(images.defect_box(rng, mask, size))
     crops = torch.from_numpy(np.stack([images.take(hosts.x[h], box, size) for h, box in zip(plan["host"], boxes)]))
@@ -173,9 +177,11 @@ def series_chunk(
         rng = record_rng(row.seed)
         strengths.append(float(rng.choice(np.linspace(*strength, 4))))
         exemplar = Exemplar.draw(rng, support.x[row.parent], support.mask[row.parent], seen)
-        edit, mask, _ = paste_one(rng, host, exemplar, seen, row.severity_factor)
+        draw = partial(paste_one, rng, host, exemplar, seen, row.severity_factor)
+        edit, mask, _ = placed(draw, lambda e: series_place(e[1]) if e[1].any() else "", row.place)
         fresh = strengths[-1] == 1 or not mask.any()
-        masks.append(series_mask(rng, support, row.parent, host.shape, size=row.size_factor) if fresh else mask)
+        draw = partial(series_mask, rng, support, row.parent, host.shape, size=row.size_factor)
+        masks.append(placed(draw, series_place, row.place) if fresh else mask)
         pasted.append(host if fresh else edit)
     laid = Records("series", chosen.meta, pasted, masks, chosen.schema, chosen.time)
     x = codec.encode(chosen)[0].astype(np.float32)

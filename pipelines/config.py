@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data.errors import SettingsError
 from pipelines.explain import Model, read_yaml, show, validate
 
-ROUNDS = (1, 2)  # as unrolled in dvc.yaml
+ROUNDS = (1, 2, 3)  # as unrolled in dvc.yaml
 MODALITIES = ("image", "series", "row")
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -188,17 +188,33 @@ class Forest(Model):
     real_share: Unit = 0.5
 
 
-class CrossfitImage(Model):
+class ImageDetectors(Model):
     segmentation: Segmentation = Segmentation()
     memory: Memory = Memory()
 
 
-class CrossfitSeries(Model):
+class SeriesDetectors(Model):
     forest: ConvForest = ConvForest()
 
 
-class CrossfitRow(Model):
+class RowDetectors(Model):
     forest: Forest = Forest()
+
+
+class Judging(Model):
+    likelihood: bool  # a third judge: the likelihood ratio of a denoiser fitted anew without the fold
+
+
+class CrossfitImage(ImageDetectors, Judging):
+    pass
+
+
+class CrossfitSeries(SeriesDetectors, Judging):
+    pass
+
+
+class CrossfitRow(RowDetectors, Judging):
+    pass
 
 
 class Crossfit(Model):
@@ -207,7 +223,7 @@ class Crossfit(Model):
     row: CrossfitRow | None = None
 
 
-# generate, judge, filter: r1 and r2 hold what a round changes of the settings beside them, e.g. {count: 50}
+# tune, generate, judge, filter: r1, r2, .. hold what a round changes of the settings beside them, e.g. {count: 50}
 
 
 class Changes(Model):
@@ -219,6 +235,33 @@ class Changes(Model):
 class RoundSection(Model):
     r1: Changes
     r2: Changes
+    r3: Changes
+
+
+class TuneSettings(Model):
+    steps: Annotated[int, Field(ge=0)]  # 0: every round generates with the first adapters
+    batch: Count
+    lr: Positive
+    beta: Positive  # how sharply kept and refused records are told apart
+    pool: Count  # examples of the support drawn once, the anchor of every batch
+
+
+class TuneImage(TuneSettings):
+    pass
+
+
+class TuneSeries(TuneSettings):
+    pass
+
+
+class TuneRow(TuneSettings):
+    pass
+
+
+class Tune(RoundSection):
+    image: TuneImage | None = None
+    series: TuneSeries | None = None
+    row: TuneRow | None = None
 
 
 class GenerateSettings(Model):
@@ -268,12 +311,20 @@ class Judge(RoundSection):
 class FilterSettings(Model):
     min_overlap: Unit  # of the intended mask with what really changed; less is "unchanged"
     seam: Positive  # judges' percentile of the adapter-off twin; more is "seam"
+    contrast: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)]  # of least, most real
     copy_: Annotated[float, Field(ge=0, alias="copy")]  # distance to the nearest real anomaly over real to real
+    posterior: Unit  # least chance of being of its own kind; less is "kind"
     floor: Unit  # judges' percentiles that bound the limit of "invisible"
     ceiling: Unit
     low: Unit  # quantiles of the real anomalies' scores that set invisible and trivial
     high: Unit
     trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of the kept
+    criterion: Literal["eap", "near", "plain", "hard", "likelihood", "typical"]  # what ranks the records left
+    keep_share: Annotated[float, Field(gt=0, le=1)]  # best-ranked part of each kind's records left that is kept
+    kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind
+    kind_least: Annotated[int, Field(ge=0)]  # records of a kind that come back, if only bands or ranks refused them
+    collapse: Unit  # a round less varied than this share of the one before stops the loop
+    settled: Unit  # steering that moves by less stops it too
 
 
 class FilterImage(FilterSettings):
@@ -294,18 +345,51 @@ class Filter(RoundSection):
     row: FilterRow | None = None
 
 
+# gate: what the exported training set is
+
+
+class GateSettings(Model):
+    count: Count  # records generated without each fold
+    arms: Annotated[list[Literal["real", "standard", "classical", "generated", "dropped", "filtered", "mixed"]],
+                    Field(min_length=1)]  # training sets compared
+    weights: Annotated[list[Unit], Field(min_length=1)]  # least shares of real anomalies compared
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]  # of the interval that must lie above 0
+
+
+class GateImage(GateSettings):
+    detectors: Annotated[list[Literal["segmentation", "memory"]], Field(min_length=1)]
+
+
+class GateSeries(GateSettings):
+    detectors: Annotated[list[Literal["forest", "pca", "knn"]], Field(min_length=1)]
+
+
+class GateRow(GateSettings):
+    detectors: Annotated[list[Literal["forest", "lightgbm", "knn", "iforest"]], Field(min_length=1)]
+
+
+class Gate(Model):
+    image: GateImage | None = None
+    series: GateSeries | None = None
+    row: GateRow | None = None
+
+
 # train, evaluate, report
 
 
-class TrainImage(CrossfitImage):
+class Training(Model):
+    shuffled: bool = False  # also a control: the kept records with their masks shuffled
+
+
+class TrainImage(ImageDetectors, Training):
     pass
 
 
-class TrainSeries(CrossfitSeries):
+class TrainSeries(SeriesDetectors, Training):
     pass
 
 
-class TrainRow(CrossfitRow):
+class TrainRow(RowDetectors, Training):
     pass
 
 
@@ -352,9 +436,11 @@ class Settings(Model):
     fit: Fit
     adapt: Adapt
     crossfit: Crossfit
+    tune: Tune
     generate: Generate
     judge: Judge
     filter: Filter
+    gate: Gate
     train: Train
     evaluate: Evaluate
     report: Report
