@@ -22,7 +22,7 @@ TRIES = 12
 PARTS = 4  # most components of a mask that are placed one by one
 SAMPLE = 512  # normals that say which cells of a row deviate
 
-INNER = 0.5**0.5 / 2  # half side of the middle square that holds half the area
+INNER = 0.25  # half side of the middle square, a quarter of the area
 PLACE_TRIES = 6
 
 Drawn = TypeVar("Drawn")
@@ -242,7 +242,7 @@ def image_mask(
 
 
 def image_place(mask: np.ndarray) -> str:
-    """"inner" where the middle of a mask (H, W) lies in the middle half (by area) of the image, else "outer"."""
+    """"inner" where the middle of a mask (H, W) lies in the middle quarter (by area) of the image, else "outer"."""
     rows, columns = np.nonzero(mask)
     off = max(abs(rows.mean() / mask.shape[0] - 0.5), abs(columns.mean() / mask.shape[1] - 0.5))
     return "inner" if off <= INNER else "outer"
