@@ -125,6 +125,10 @@ def keep(m: Tensor, generator: torch.Generator) -> Tensor:
 class Segmentation:
     """The chance of an anomaly per pixel, in [0, 1], by a head trained on the labelled images' frozen features.
 
+    Beside the features the head sees how far they are from the nearest ones of real normal images, a memory bank's
+    distances: what a few anomalies cannot teach. An image that takes part in fitting is compared with other groups'
+    normals alone, as a new one will be. Channels are left out at random in training.
+
     size: long side in pixels that images are resized to, at most about their own. steps, batch, lr: of AdamW. width:
     channels of the head. positive: weight of an anomalous pixel. real_share: least part of the anomalous half of a
     batch, and of the normal half, that is real where generated records are there too.
