@@ -17,13 +17,14 @@ CELLS = 200  # of the ablation table shown
 def gate(folder: Path) -> dict | None:
     """gate.json as {"accepted", "sentence", "metric", "gain", "chosen", "reference", "candidates"}, None without it.
 
-    chosen and reference are lines of text; candidates are rows {"arm", "detector", "weight", "fuse", "mean"}, best first.
+    chosen and reference: lines of text; candidates: rows {"arm", "detector", "weight", "fuse", "mean"}, best first.
     """
     read = read_json(folder / "gate.json")
     if read is None:
         return None
     rows = [{key: c.get(key) for key in ("arm", "detector", "weight", "fuse")} | {"mean": finite(c.get("mean"))}
             for c in read.get("candidates") or [] if isinstance(c, dict)]  # fmt: skip
+    rows.sort(key=lambda row: -np.inf if row["mean"] is None else row["mean"], reverse=True)
     accepted = bool(read.get("accepted"))
     default = "generated records are used" if accepted else "generated records are not used, a simpler set is exported"
     return {
@@ -33,7 +34,7 @@ def gate(folder: Path) -> dict | None:
         "gain": entry(read["gain"]) if isinstance(read.get("gain"), dict) else None,
         "chosen": choice(read.get("chosen")),
         "reference": choice(read.get("reference")),
-        "candidates": sorted(rows, key=lambda row: -np.inf if row["mean"] is None else row["mean"], reverse=True)[:LISTED],
+        "candidates": rows[:LISTED],
     }
 
 
@@ -41,7 +42,8 @@ def choice(value: object) -> str:
     """`mixed · forest · weight 0.5`, what a gate can choose, in a line."""
     if not isinstance(value, dict):
         return "" if value is None else str(value)
-    return " · ".join(str(v) if key in ("arm", "detector") else f"{key} {v}" for key, v in value.items() if v is not None)
+    given = {key: v for key, v in value.items() if v is not None}
+    return " · ".join(str(v) if key in ("arm", "detector") else f"{key} {v}" for key, v in given.items())
 
 
 def audit(folder: Path) -> dict | None:
@@ -56,9 +58,9 @@ def audit(folder: Path) -> dict | None:
     for own in read.get("checks") or []:
         pairs = [[str(one) for one in pair] for pair in own.get("pairs") or [] if isinstance(pair, list | tuple)]
         checks.append({
-            "name": str(own.get("name", "?")), "passed": bool(own.get("passed")), "detail": str(own.get("detail") or ""),
-            "figure": told(own.get("figure")), "limit": told(own.get("limit")),
-            "pairs": pairs[:PAIRS], "more": max(0, len(pairs) - PAIRS),
+            "name": str(own.get("name", "?")), "passed": bool(own.get("passed")),
+            "detail": str(own.get("detail") or ""), "figure": told(own.get("figure")),
+            "limit": told(own.get("limit")), "pairs": pairs[:PAIRS], "more": max(0, len(pairs) - PAIRS),
         })  # fmt: skip
     failed = [own["name"] for own in checks if not own["passed"]]
     passed = bool(read.get("passed")) and not failed
@@ -83,14 +85,16 @@ def exported(folder: Path) -> dict | None:
     if not shards:
         return None
     meta = pd.concat([pd.read_parquet(shard, columns=["label", "synthetic"]) for shard in shards])
-    return {"records": len(meta), "anomalies": int((meta["label"] > 0).sum()), "synthetic": int(meta["synthetic"].sum())}
+    odd, made = int((meta["label"] > 0).sum()), int(meta["synthetic"].sum())
+    return {"records": len(meta), "anomalies": odd, "synthetic": made}
 
 
 def fidelity(folder: Path) -> dict:
     """fidelity.json as {"metrics", "rows": [{"name", "cells"}]}, the whole set first; empty without it."""
     read = read_json(folder / "fidelity.json") or {}
     tables = {"all kinds": read.get("all")} | {str(k): v for k, v in (read.get("kinds") or {}).items()}
-    tables = {name: {str(k): finite(v) for k, v in own.items()} for name, own in tables.items() if isinstance(own, dict)}
+    tables = {name: {str(k): finite(v) for k, v in own.items()}
+              for name, own in tables.items() if isinstance(own, dict)}  # fmt: skip
     metrics = list(dict.fromkeys(metric for own in tables.values() for metric in own))
     rows = [{"name": name, "cells": [own.get(m) for m in metrics]} for name, own in tables.items() if own]
     return {"metrics": metrics if rows else [], "rows": rows[: LISTED + 1]}

@@ -176,15 +176,16 @@ def funnel(title: str, start: int, steps: Sequence[tuple[str, int]]) -> Markup:
     if not start:
         return Markup("")
     step, left, right, rest = 26, 160, WIDTH - 96, start
-    rows = [("generated", 0), *steps]
+    rows = [("generated", 0), *steps, ("kept", 0)]
     body = []
     for i, (name, lost) in enumerate(rows):
         y, rest, last = 4 + step * i, rest - lost, i == len(rows) - 1
         scale = (right - left) / start
         kept, gone = scale * rest, scale * lost
+        kind = "hot" if last else "cool"
         body += [
-            _text(left - 10, y + 15, name, f"name {'hot' if last else 'cool'}", "end", 21),
-            f'<rect x="{left}" y="{y + 3}" width="{max(kept, 1):.1f}" height="16" class="bar {"hot" if last else ""}"/>',
+            _text(left - 10, y + 15, name, f"name {kind}", "end", 21),
+            f'<rect x="{left}" y="{y + 3}" width="{max(kept, 1):.1f}" height="16" class="bar {kind}"/>',
             f'<rect x="{left + kept:.1f}" y="{y + 3}" width="{gone:.1f}" height="16" class="lost"/>' if lost else "",
             _text(left + kept + gone + 8, y + 15, f"{rest:,}" + (f" (−{lost:,})" if lost else ""), "value"),
         ]
@@ -357,7 +358,7 @@ def shrink(image: np.ndarray, side: int, *, marks: bool = False) -> np.ndarray:
 
 
 def webp(image: np.ndarray, quality: int = LOSSLESS) -> str:
-    """A WebP data URI of a uint8 picture: (H, W), RGB (H, W, 3) or RGBA (H, W, 4); quality 1..100, above it lossless."""
+    """A WebP data URI of a uint8 picture: (H, W), RGB (H, W, 3) or RGBA (H, W, 4); quality 1..100, above lossless."""
     import cv2
 
     swapped = image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]

@@ -71,7 +71,7 @@ def places(records: Records | None) -> dict[str, int]:
 
 
 def real(support: Path, splits: dict | None) -> tuple[Records | None, list[list[str]]]:
-    """(labelled anomalies of any support, ids a support); without splits.json the first shard of the pool, unassigned."""
+    """(labelled anomalies of any support, ids a support); without splits.json the pool's first shard, unassigned."""
     if not support.is_dir():
         return None, []
     plans = [[str(i) for i in ids] for ids in (splits or {}).get("supports") or []]
@@ -114,7 +114,8 @@ def pick(folder: Path, rounds: list[Path], table: pd.DataFrame | None, splits: d
                 continue
             j, n = known.get(str(records.meta["host"].iloc[i])), nearest[i]
             twin = None if n is None else (pool, named[n])
-            drawn[row["id"]] = facts(records, i, row) | {"nearest": n} | DRAW[records.modality](records, i, hosts, j, twin)
+            picture = DRAW[records.modality](records, i, hosts, j, twin)
+            drawn[row["id"]] = facts(records, i, row) | {"nearest": n} | picture
     picked["cards"] = [drawn[str(one)] for one in shown["id"] if str(one) in drawn]
     first = (plans[0] if plans else list(named))[: 4 * each]
     wanted = list(dict.fromkeys([*first, *(c["nearest"] for c in picked["cards"] if c["nearest"])]))
@@ -223,7 +224,7 @@ def _image(records: Records, i: int, hosts: Records | None, j: int | None, twin:
 
 
 def envelope(values: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """The line in at most `points` evenly spaced values: of longer ones each bin's least and largest, in their order."""
+    """The line in at most `points` even steps: of a longer one each bin's least and largest, in their order."""
     if len(values) <= points:
         return values
     out = []
@@ -237,7 +238,7 @@ def envelope(values: np.ndarray, points: int = POINTS) -> np.ndarray:
 
 
 def _series(records: Records, i: int, hosts: Records | None, j: int | None, twin: tuple | None) -> dict:
-    """{"strips": [{"name", "range", "steps", "spans", "lines": {"record", "host", "control"}}], "more": channels left out}.
+    """{"strips": [{"name", "range", "steps", "spans", "lines": {"record", "host", "control"}}], "more": not shown}.
 
     A line is whole heights 0..LEVELS over its strip's range, null where missing; spans are [start, end) in steps.
     """
@@ -311,6 +312,13 @@ def encoded(card: dict, side: int, quality: int) -> dict:
     uris = {name: figures.webp(figures.veil(image.astype(bool))) if name == "mask" else figures.webp(image, quality)
             for name, image in small.items()}  # fmt: skip
     return card | {"pictures": uris}
+
+
+def first(picked: dict, share: float) -> dict:
+    """What is picked with only the first `share` of its cards and the real anomalies those need."""
+    cards = picked["cards"][: int(share * len(picked["cards"]))]
+    near = {card["nearest"] for card in cards}
+    return picked | {"cards": cards, "real": [c for c in picked["real"] if c["shown"] or c["id"] in near]}
 
 
 def told(card: dict) -> dict:

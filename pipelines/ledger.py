@@ -55,8 +55,8 @@ def ordered(reasons) -> list[str]:
 def counted(rounds: list[Path], table: pd.DataFrame | None, counts: dict) -> dict:
     """{"generated", "kept", "reasons", "kinds", "more", "steps", "rounds"} over all rounds and supports.
 
-    From the ledger; where there is none from `counts` of the metrics file or the generated stores. kinds: rows {"round",
-    "kind", "generated", "kept", "reasons"}, `more` of them left out; rounds: the same per round; steps: (reason, lost).
+    From the ledger; where there is none from `counts` of the metrics file or the generated stores. kinds: rows
+    {"round", "kind", "generated", "kept", "reasons"}, `more` left out; rounds: the same a round; steps: (reason, lost).
     """
     if table is None:
         reasons = {str(name): int(count) for name, count in (counts.get("reasons") or {}).items()}
@@ -214,8 +214,9 @@ def copies(table: pd.DataFrame | None, limits: dict[str, dict]) -> dict | None:
     edges = np.linspace(0, most, BINS + 1)
     limit = next((float(own["copy"]) for own in limits.values() if finite(own.get("copy")) is not None), None)
     uprights = ([(limit, "copy")] if limit is not None else []) + [(1.0, "real to real")]
-    chart = figures.ridges("distance to the nearest real anomaly", rows, edges, [(t, f"{t:g}") for t in
-                           figures.ticks(0, most)], uprights, x="distance over that between real anomalies")  # fmt: skip
+    marks = [(t, f"{t:g}") for t in figures.ticks(0, most)]
+    axis = "distance over that between real anomalies"
+    chart = figures.ridges("distance to the nearest real anomaly", rows, edges, marks, uprights, x=axis)
     own = apart[table["keep"]].dropna()
     return {
         "chart": chart, "kept": len(own), "least": finite(float(own.min())) if len(own) else None,
@@ -238,7 +239,8 @@ def feedback(rounds: list[Path], table: pd.DataFrame | None, judges: Path) -> li
     out = []
     for folder in rounds:
         own = table[table["at"] == folder.name] if table is not None else None
-        seeds = {name: part for name, part in (read_json(folder / "steer.json") or {}).items() if isinstance(part, dict)}
+        steer = read_json(folder / "steer.json") or {}
+        seeds = {name: part for name, part in steer.items() if isinstance(part, dict)}
         if not seeds and own is None:
             continue
         out.append({

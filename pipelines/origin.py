@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -26,13 +27,14 @@ def hashes(root: Path, paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
+@cache
 def packages() -> list[dict]:
     """{"name", "version", "licence"} of Python and of every installed package, by name."""
     found = {}
     for one in metadata.distributions():
-        name = one.metadata["Name"]
-        if name:
-            found.setdefault(name.lower(), {"name": name, "version": one.version, "licence": licence(one.metadata)})
+        about = one.metadata
+        if name := about["Name"]:
+            found.setdefault(name.lower(), {"name": name, "version": about["Version"], "licence": licence(about)})
     python = {"name": "python", "version": platform.python_version(), "licence": "PSF-2.0"}
     return [python, *(found[name] for name in sorted(found))]
 
@@ -48,13 +50,13 @@ def licence(about) -> str:
 
 
 def commands(file: Path, datasets: Iterable[str]) -> list[str]:
-    """The commands of all stages in the order of dvc.yaml, one a data set where a stage runs for each; none without it."""
+    """The commands of all stages in the order of dvc.yaml, one a data set where a stage runs for each."""
     import yaml
 
     if not file.is_file():
         return []
-    stages, names, out = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stages") or {}, list(datasets), []
-    for stage in stages.values():
+    names, out = list(datasets), []
+    for stage in ((yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stages") or {}).values():
         one = stage.get("do", stage).get("cmd", "")
         lines = one if isinstance(one, list) else [one]
         out += [line.replace("${key}", name) for name in (names if "foreach" in stage else [""]) for line in lines]

@@ -2,7 +2,7 @@
 
 Reads metrics/<data set>.json, artifacts/<data set>/ (never its test store), decisions.json and, where it was run,
 reports/ablation.json; writes reports/index.html and report.json beside it. What a data set has not run yet is said in a
-line. The page loads nothing: its own style and script are named by their hashes, and pictures and records lie inside it.
+line. The page loads nothing: its style and script are named by their hashes, pictures and records lie inside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import InputError
 from pipelines import evidence, figures, findings, gallery, ledger, origin
@@ -20,7 +22,11 @@ LIMIT = 9_500_000  # bytes of the page; pictures and then galleries shrink until
 SIZES = ((112, 85), (96, 80), (80, 75), (64, 75), (48, 70), (40, 60), (32, 50))  # (picture side, WebP quality) in turn
 CARDS = 2000  # on the page
 SAMPLE = 24  # cards encoded to learn which size fits
+SLOT = '<script type="application/json" id="data"></script>'
 HERE = Path(__file__).parent
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def gather(name: str, modality: str, root: Path, *, each: int, most: int, limits: dict | None, ablated: list) -> dict:
@@ -69,7 +75,8 @@ def decided(file: Path) -> dict[str, dict[str, str]]:
         wrong = own if not isinstance(own, dict) else [v for v in own.values() if v not in ("accept", "reject")]
         if wrong:
             rule = "must map record ids to accept or reject"
-            raise InputError(f"{file}: {figures.plain(name)}: {rule}, got {wrong!r:.60}; export it from the report again")
+            got = f"got {wrong!r:.60}; export it from the report again"
+            raise InputError(f"{file}: {figures.plain(name)}: {rule}, {got}")
     return read
 
 
@@ -81,57 +88,60 @@ def embedded(value: object) -> str:
     return text
 
 
-def galleries(sections: list[dict], side: int, quality: int, share: float = 1.0) -> list[dict]:
-    """What the page's script draws, per data set; of the cards only the first `share`."""
+def galleries(sections: list[dict], side: int, quality: int) -> list[dict]:
+    """What the page's script draws, per data set."""
     made = []
     for s in sections:
         picked = s["picked"]
-        cards = picked["cards"][: round(share * len(picked["cards"]))]
-        near = {card["nearest"] for card in cards}
-        pool = [card for card in picked["real"] if card["shown"] or card["id"] in near]
-        shown = [[gallery.encoded(card, side, quality) for card in own] for own in (cards, pool)]
-        made.append({
-            "name": s["name"], "modality": s["modality"], "columns": picked["columns"], "total": picked["total"],
-            "judged": picked["judged"], "cards": shown[0], "real": shown[1],
-        })  # fmt: skip
+        shown = {name: [gallery.encoded(card, side, quality) for card in picked[name]] for name in ("cards", "real")}
+        told = {"name": s["name"], "modality": s["modality"], "columns": picked["columns"], "judged": picked["judged"]}
+        made.append(told | shown)
     return made
 
 
-def render(sections: list[dict], data: dict, **shared: object) -> str:
-    """The page as HTML: sections drawn here, `data` (galleries and decisions) by its script."""
+@cache
+def world() -> tuple[Environment, dict]:
+    """(the templates, what they share: the style and script and the hashes that the page's policy names them by)."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    world = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
-                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    world.filters |= {"plain": figures.plain, "number": figures.number, "figure": evidence.told}
+    own = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
+                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    own.filters |= {"plain": figures.plain, "number": figures.number, "figure": evidence.told}
     parts = {name: (HERE / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     named = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in parts.items()}
-    return world.get_template("report.html.j2").render(
-        sections=sections, listed=findings.LISTED, data=Markup(embedded(data)), hashes_of=named,  # noqa: S704
-        **{name: Markup(text) for name, text in parts.items()}, **shared)  # fmt: skip
+    return own, {name: Markup(text) for name, text in parts.items()} | {"hashes_of": named}
 
 
-def fitted(sections: list[dict], decisions: dict, **shared: object) -> str:
-    """The page at the largest picture size, and then the largest share of the cards, that stays below LIMIT."""
+def render(sections: list[dict], **shared: object) -> str:
+    """The page as HTML, but for the data of its script."""
+    own, parts = world()
+    return own.get_template("report.html.j2").render(sections=sections, listed=findings.LISTED, **parts, **shared)
 
-    def page(side: int, quality: int, share: float) -> str:
-        data = {"decisions": decisions, "datasets": galleries(sections, side, quality, share), "side": side}
-        return render(sections, data, **shared)
 
-    bare, counts = len(page(*SIZES[-1], 0.0).encode()), [len(s["picked"]["cards"]) for s in sections]
+def fitted(sections: list[dict], decisions: dict, **shared: object) -> tuple[str, list[dict]]:
+    """(page, sections as shown): at the largest picture size, and then the largest share of the cards, below LIMIT."""
+
+    def page(side: int, quality: int, bare: str) -> str:
+        data = embedded({"decisions": decisions, "datasets": galleries(sections, side, quality)})
+        return bare.replace(SLOT, SLOT.replace("><", f">{data}<"))
+
+    bare = render(sections, **shared)
+    counts = [len(s["picked"]["cards"]) for s in sections]
     samples = [s["picked"]["cards"][:: max(1, n // SAMPLE)] for s, n in zip(sections, counts)]
     for side, quality in SIZES:
-        size = bare + sum(len(embedded([gallery.encoded(c, side, quality) for c in own])) / max(len(own), 1) * n
-                          for own, n in zip(samples, counts))  # fmt: skip
-        if size < LIMIT or (side, quality) == SIZES[-1]:
-            made = page(side, quality, min(1.0, 0.98 * max(LIMIT - bare, 0) / max(size - bare, 1)))
-            if len(made.encode()) <= LIMIT:
-                return made
-    share = 0.5
-    while len(made.encode()) > LIMIT and share > 1e-4:
-        made, share = page(*SIZES[-1], share), share / 2
-    return made
+        size = len(bare.encode()) + sum(
+            n * len(embedded([gallery.encoded(card, side, quality) for card in own])) / max(len(own), 1)
+            for own, n in zip(samples, counts)
+        )
+        if size < LIMIT and len((made := page(side, quality, bare)).encode()) <= LIMIT:
+            return made, sections
+    share = 0.9
+    while len((made := page(*SIZES[-1], bare)).encode()) > LIMIT and any(s["picked"]["cards"] for s in sections):
+        sections = [s | {"picked": gallery.first(s["picked"], share)} for s in sections]
+        bare = render(sections, **shared)
+        share = max(0.0, share - 0.1)
+    return made, sections
 
 
 def main(out: Path, datasets: dict[str, str], root: Path = Path("."), *, command: str = "dvc repro", each: int = 12,
@@ -151,7 +161,7 @@ def main(out: Path, datasets: dict[str, str], root: Path = Path("."), *, command
         "command": command, "commands": origin.commands(root / "dvc.yaml", datasets), "ablation": ablation,
         "packages": origin.packages(), "hashes": origin.hashes(root, settings),
     }  # fmt: skip
-    page = fitted(sections, decisions, **shared)
+    page, sections = fitted(sections, decisions, **shared)
     told = shared | {"decisions": decisions, "datasets": {s["name"]: summed(s) for s in sections}}
     figures_told = json.dumps(told, indent=1, allow_nan=False) + "\n"
     for path, text in ((out, page), (out.with_name("report.json"), figures_told)):
@@ -162,8 +172,8 @@ def main(out: Path, datasets: dict[str, str], root: Path = Path("."), *, command
 
 def summed(section: dict) -> dict:
     """What report.json says of a data set: the page's figures, without what is drawn."""
-    keys = ("modality", "head", "gate", "audit", "exported", "best", "arms", "detectors", "counts", "copies", "fidelity",
-            "feedback", "inputs", "quarantine", "quarantined", "hashes")  # fmt: skip
+    keys = ("modality", "head", "gate", "audit", "exported", "best", "arms", "detectors", "counts", "copies",
+            "fidelity", "feedback", "inputs", "quarantine", "quarantined", "hashes")  # fmt: skip
     picked = section["picked"]
     return {key: section[key] for key in keys} | {
         "scores": section["scores"]["rows"],
