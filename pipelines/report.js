@@ -97,10 +97,10 @@
 
   // ---------------------------------------------------------------- pictures, strips and cells
 
-  function panel(name, uri, alt, veil) {
+  function panel(name, uri, alt, veil, title = name) {
     const pictures = [el("img", { src: uri, alt, decoding: "async" })];
     if (veil) pictures.push(el("img", { src: veil, alt: "", class: "veil", decoding: "async" }));
-    return el("span", { class: "panel" }, el("small", { text: name, title: name }), el("span", { class: "stack" }, ...pictures));
+    return el("span", { class: "panel" }, el("small", { text: name, title }), el("span", { class: "stack" }, ...pictures));
   }
 
   function image(card, near) {
@@ -110,7 +110,8 @@
     const shown = [["host", own.host], [own.generated ? "generated" : "real", made], ["difference", own.difference], ["control", own.control]];
     const panels = shown.filter(([, uri]) => uri).map(([name, uri]) => panel(name, uri, `${name} ${what}`));
     panels.splice(own.host ? 2 : 1, 0, panel("mask overlay", made, `mask on ${own.generated ? "generated" : "real"} ${what}`, own.mask));
-    if (near) panels.push(panel(`nearest real ${number(card.distance)}`, near.pictures.real, `nearest real anomaly, ${near.kind}`, near.pictures.mask));
+    const apart = `nearest real anomaly, ${near?.kind}, distance ${number(card.distance)}`;
+    if (near) panels.push(panel(`nearest, ${number(card.distance)}`, near.pictures.real, apart, near.pictures.mask, apart));
     return el("div", { class: "panels" }, ...panels);
   }
 
