@@ -202,7 +202,7 @@ def ridges(
     """
     if not rows:
         return Markup("")
-    strip, top, left, right = 40, 24, LABEL, WIDTH - 52
+    strip, top, left, right = 40, 24, LABEL + 32, WIDTH - 44
     foot = top + strip * len(rows)
 
     def at(v: float) -> float:
@@ -223,7 +223,7 @@ def ridges(
         ]
         body += [
             _line(left, base, right, base, "base"),
-            _text(left - 10, base - 8, name, f"name {kind}", "end", 18),
+            _text(left - 10, base - 8, name, f"name {kind}", "end", 24),
             _text(WIDTH, base - 8, f"{count:,}", "value", "end"),
         ]
     for i, (v, label) in enumerate(uprights):
@@ -331,7 +331,7 @@ def veil(mask: np.ndarray) -> np.ndarray:
 
     out = np.zeros((*mask.shape, 4), np.uint8)
     rim = mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) == 0)
-    out[mask] = (*MARK, 72)
+    out[mask] = (*MARK, 36)
     out[rim] = (*MARK, 255)
     return out
 

@@ -17,12 +17,12 @@ BANDS = ("invisible", "informative", "trivial")
 BINS = 36  # of a histogram
 CLOSEST = 6  # pairs of a kept record and its nearest real anomaly shown
 RARE = 4.0  # decades of the percentile scale: the last mark is 99.99 %
-# score: (setting of the filter or column of the ledger that holds its threshold, what passing it means)
+# score: (setting of the filter or column of the ledger that holds its threshold, the verdict it decides)
 THRESHOLDS = {
-    "fused": (("invisible_below", "visible"), ("trivial_above", "trivial")),
-    "copy_distance": (("copy", "not a copy"),),
-    "mask_iou": (("min_overlap", "changed enough"),),
-    "control": (("seam", "a visible seam"),),
+    "fused": (("invisible_below", "invisible"), ("trivial_above", "trivial")),
+    "copy_distance": (("copy", "copy"),),
+    "mask_iou": (("min_overlap", "unchanged"),),
+    "control": (("seam", "seam"),),
 }
 
 
@@ -88,44 +88,44 @@ def counted(rounds: list[Path], table: pd.DataFrame | None, counts: dict) -> dic
 
 
 def thresholds(table: pd.DataFrame, limits: dict[str, dict]) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """{score column: [(what passing means, (N,) threshold of each record)]}, from the ledger or the filter's settings.
+    """{score column: [(verdict, (N,) threshold of each record)]}, from the ledger or the filter's settings.
 
     limits: {round's folder: settings of filter}.
     """
     found: dict[str, list] = {}
     for score, rules in THRESHOLDS.items():
-        for name, meaning in rules if score in table else ():
+        for name, verdict in rules if score in table else ():
             given = table[name] if name in table else table["at"].map({at: own.get(name) for at, own in limits.items()})
             limit = pd.to_numeric(given, errors="coerce").to_numpy(float)
             if np.isfinite(limit).any():
-                found.setdefault(score, []).append((meaning, limit))
+                found.setdefault(score, []).append((verdict, limit))
     return found
 
 
 def margins(table: pd.DataFrame, limits: dict[str, dict]) -> pd.DataFrame:
     """Per record its nearest threshold: `margin` (in standard deviations of the score), `near` and `by` (score units).
 
-    A margin is infinite and `near` empty where no threshold is known; above a threshold `by` is positive.
+    A margin is infinite and `near` empty where no threshold is known or all score the same; above a threshold `by` is positive.
     """
     out = pd.DataFrame({"margin": np.inf, "near": "", "by": np.nan}, index=table.index)
     for score, rules in thresholds(table, limits).items():
         value = pd.to_numeric(table[score], errors="coerce").to_numpy(float)
         spread = float(np.std(value[np.isfinite(value)])) if np.isfinite(value).any() else 0.0
-        for meaning, limit in rules:
+        for verdict, limit in rules if spread else ():
             by = value - limit
-            margin = np.where(np.isfinite(by), np.abs(by) / (spread or 1.0), np.inf)
+            margin = np.where(np.isfinite(by), np.abs(by) / spread, np.inf)
             closer = margin < out["margin"].to_numpy()
             out.loc[closer, "margin"], out.loc[closer, "by"] = margin[closer], by[closer]
-            out.loc[closer, "near"] = f"{score}|{meaning}"
+            out.loc[closer, "near"] = f"{score}|{verdict}"
     return out
 
 
 def told(near: str, by: float) -> str:
-    """`fused 0.004 above the limit of visible`, empty where no threshold is known."""
+    """`fused 0.004 above the trivial limit`, empty where no threshold is known."""
     if not near or not math.isfinite(by):
         return ""
-    score, meaning = near.split("|", 1)
-    return f"{score} {figures.number(abs(by))} {'above' if by >= 0 else 'below'} the limit of {meaning}"
+    score, verdict = near.split("|", 1)
+    return f"{score} {figures.number(abs(by))} {'above' if by >= 0 else 'below'} the {verdict} limit"
 
 
 # histograms

@@ -180,7 +180,9 @@
       ...(card.group === "real" ? [] : [["seed", card.seed], ["host", card.host]]),
     ];
     const shown = all.filter(([, value]) => value !== null && value !== undefined && value !== "");
-    return el("dl", {}, ...shown.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: typeof value === "number" ? number(value) : value })]));
+    const wide = (name) => (name === "seed" || name === "host" ? "wide" : null);
+    return el("dl", {}, ...shown.flatMap(([name, value]) => [el("dt", { text: name, class: wide(name) }),
+      el("dd", { text: typeof value === "number" ? number(value) : value, class: wide(name) })]));
   }
 
   function draw(set, card) {
@@ -200,8 +202,8 @@
   }
 
   // A list of cards with one tab stop; `turn(by)` asks for another page and says whether there was one.
-  function listed(label, turn) {
-    const node = el("ul", { class: "cards", "aria-label": label });
+  function listed(label, modality, turn) {
+    const node = el("ul", { class: `cards ${modality}`, "aria-label": label });
     const state = { node, set: null, cards: [] };
 
     function current(at, focus) {
@@ -278,7 +280,7 @@
     const orders = sorts(set.cards);
     const at = { tab: tabs[0], page: 0, kind: "", round: "", reason: "", support: "", decided: "", sort: "" };
     const id = home.id;
-    const list = listed(`Records of ${set.name}`, (by) => turn(by, by > 0 ? "first" : "last"));
+    const list = listed(`Records of ${set.name}`, set.modality, (by) => turn(by, by > 0 ? "first" : "last"));
     const said = el("p", { class: "about", role: "status" });
     const back = el("button", { type: "button", text: "Previous", onclick: () => turn(-1) });
     const next = el("button", { type: "button", text: "Next", onclick: () => turn(1) });
@@ -375,7 +377,7 @@
   for (const home of document.querySelectorAll(".gallery")) gallery(home, told.datasets[Number(home.dataset.at)]);
   for (const home of document.querySelectorAll(".closest")) {
     const set = told.datasets[Number(home.dataset.at)];
-    const list = listed(`Kept records of ${set.name} nearest to a real anomaly`, () => false);
+    const list = listed(`Kept records of ${set.name} nearest to a real anomaly`, set.modality, () => false);
     list.fill(set, ranked(set.cards.filter((card) => card.closest), [(card) => card.distance, 1]));
     home.replaceChildren(list.node);
   }

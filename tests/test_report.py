@@ -404,9 +404,9 @@ def test_the_borderline_is_what_lies_nearest_to_a_threshold():
                           "fused": [0.1, 0.71, 0.9, 0.4], "invisible_below": 0.7, "trivial_above": 2.0,
                           "copy_distance": [1.0, 1.0, 0.11, np.inf]})  # fmt: skip
     own = ledger.margins(table, {"r1": {"copy": 0.1}})
-    assert list(own["near"]) == ["fused|visible", "fused|visible", "copy_distance|not a copy", "fused|visible"]
+    assert list(own["near"]) == ["fused|invisible", "fused|invisible", "copy_distance|copy", "fused|invisible"]
     assert np.allclose(own["by"], [-0.6, 0.01, 0.01, -0.3]) and list(own["margin"].argsort()) == [2, 1, 3, 0]
-    assert ledger.told(own["near"][1], own["by"][1]) == "fused 0.010 above the limit of visible"
+    assert ledger.told(own["near"][1], own["by"][1]) == "fused 0.010 above the invisible limit"
     nothing = ledger.margins(table[["id", "at", "copy_distance"]], {})
     assert np.isinf(nothing["margin"]).all() and ledger.told("", np.nan) == ""
 
