@@ -95,8 +95,8 @@ def thresholds(table: pd.DataFrame, limits: dict[str, dict]) -> dict[str, list[t
     found: dict[str, list] = {}
     for score, rules in THRESHOLDS.items():
         for name, verdict in rules if score in table else ():
-            given = table[name] if name in table else table["at"].map({at: own.get(name) for at, own in limits.items()})
-            limit = pd.to_numeric(given, errors="coerce").to_numpy(float)
+            settings = table["at"].map({at: own.get(name) for at, own in limits.items()})
+            limit = pd.to_numeric(table.get(name, settings), errors="coerce").to_numpy(float)
             if np.isfinite(limit).any():
                 found.setdefault(score, []).append((verdict, limit))
     return found
@@ -105,7 +105,7 @@ def thresholds(table: pd.DataFrame, limits: dict[str, dict]) -> dict[str, list[t
 def margins(table: pd.DataFrame, limits: dict[str, dict]) -> pd.DataFrame:
     """Per record its nearest threshold: `margin` (in standard deviations of the score), `near` and `by` (score units).
 
-    A margin is infinite and `near` empty where no threshold is known or all score the same; above a threshold `by` is positive.
+    A margin is infinite and `near` empty where no threshold is known or all score the same; above one `by` is positive.
     """
     out = pd.DataFrame({"margin": np.inf, "near": "", "by": np.nan}, index=table.index)
     for score, rules in thresholds(table, limits).items():

@@ -171,8 +171,9 @@ def build(root: Path, name: str, modality: str, *, n: int = 24, hosts: int = 24,
     check = {"name": "near-duplicates", "passed": True, "figure": 0.4, "limit": 0.05, "pairs": [], "detail": "no pair"}
     write_json(folder / "audit.json", {"passed": True, "checks": [check, check | {"name": f"shortcut {EVIL}"}]})
     write_json(folder / "fidelity.json", {"kinds": {"crack": {"kid": 0.1}, EVIL: {"kid": None}}, "all": {"kid": 0.2}})
-    arms = {a: {m: cell(0.4 + 0.03 * i + b + 0.02 * rng.standard_normal(seeds))
-                for m, b in (("image_ap", 0.3), ("pixel_ap", 0), ("image_auroc", 0.3), ("pixel_auroc", 0.2))} for i, a in enumerate(ARMS)}  # fmt: skip
+    metrics = {"image_ap": 0.3, "pixel_ap": 0, "image_auroc": 0.3, "pixel_auroc": 0.2}
+    arms = {a: {m: cell(0.4 + 0.03 * i + b + 0.02 * rng.standard_normal(seeds)) for m, b in metrics.items()}
+            for i, a in enumerate(ARMS)}  # fmt: skip
     low, mean, high = gain if seeds > 1 else (None, gain[1], None)
     write_json(root / "metrics" / f"{name}.json", {
         "modality": modality, "arms": arms, "counts": {"generated": n, "kept": int(kept.sum())},

@@ -187,8 +187,9 @@ def test_filters_and_tabs_show_what_the_data_says(open_page, root):
     page = open_page(root)
     home, told = gallery(page, "tiles")
     cards = told["cards"]
-    for tab, belongs in (("Accepted", lambda c: c["group"] == "accepted"), ("Rejected", lambda c: c["group"] == "rejected"),
-                         ("Borderline", lambda c: c["borderline"])):  # fmt: skip
+    tabs = {"Accepted": lambda c: c["group"] == "accepted", "Rejected": lambda c: c["group"] == "rejected",
+            "Borderline": lambda c: c["borderline"]}  # fmt: skip
+    for tab, belongs in tabs.items():
         home.get_by_role("tab", name=tab).click()
         for kind in ("", "crack", EVIL):
             home.get_by_label("Kind").select_option(kind)
@@ -254,7 +255,7 @@ def test_decisions_are_downloaded_in_the_filters_format_and_come_back(open_page,
         home.get_by_role("button", name="Download").click()
     page.heard[:] = [line for line in page.heard if not line.startswith("blob:")]  # the file itself
     assert caught.value.suggested_filename == "decisions.json"
-    told = json.loads(open(caught.value.path()).read())
+    told = json.loads(caught.value.path().read_text())
     assert told == {"cards": {chosen: "accept"}, "gone": {"x": "accept"},
                     "tiles": {"elsewhere": "accept", first: "accept", second: "reject", "gen3": "reject"}}  # fmt: skip
     assert "not downloaded" not in home.locator(".decided").text_content()
@@ -293,15 +294,15 @@ def test_kinds_and_reasons_that_would_run_are_text(open_page, root):
 
 CONTRAST = """(selector) => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-    const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const light = (rgb) => [.2126, .7152, .0722].reduce((sum, w, i) => sum + w * linear(rgb[i] / 255), 0);
     const behind = (node) => { for (; node; node = node.parentElement) {
         const own = parse(getComputedStyle(node).backgroundColor);
         if (own.length < 4 || own[3] > 0) return own; } };
     return [...document.querySelectorAll(selector)].map(node => {
         const style = getComputedStyle(node);
-        const pair = [light(parse(style.color)), light(behind(node) ?? [255, 255, 255])].sort((a, b) => b - a);
-        return (pair[0] + .05) / (pair[1] + .05); });
+        const [one, two] = [light(parse(style.color)), light(behind(node) ?? [255, 255, 255])];
+        return (Math.max(one, two) + .05) / (Math.min(one, two) + .05); });
 }"""
 
 
@@ -310,8 +311,8 @@ def test_text_can_be_read_in_light_and_in_dark(open_page, root, scheme):
     page = open_page(root, color_scheme=scheme)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper.strip("rgb()").split(","))) > 380) == (scheme == "light")
-    for part in ("h1", ".muted", ".verdict .sentence", "td small", ".card dt", ".card .accepted", ".card .near", "button",
-                 "td.best", ".help", "kbd", "tr.changed td.now", "figcaption", ".tabs button"):  # fmt: skip
+    for part in ("h1", ".muted", ".verdict .sentence", "td small", ".card dt", ".card .accepted", ".card .near",
+                 "button", "td.best", ".help", "kbd", "tr.changed td.now", "figcaption", ".tabs button"):  # fmt: skip
         found = page.evaluate(CONTRAST, part)
         assert found and min(found) >= 4.5, (part, min(found, default=0))
 
@@ -384,13 +385,14 @@ def test_movement_stops_for_those_who_ask(open_page, root):
 def test_everything_has_a_name_and_no_name_twice(open_page, root):
     page = open_page(root)
     wrong = page.evaluate("""() => {
-        const named = (n) => (n.getAttribute('aria-label') || n.getAttribute('aria-labelledby') || n.textContent).trim();
+        const about = (n) => n.getAttribute('aria-label') || n.getAttribute('aria-labelledby') || n.textContent;
         const all = (selector) => [...document.querySelectorAll(selector)];
         const ids = all('[id]').map(n => n.id);
         return [
             ...all('img:not([alt])').map(() => 'img without alt'),
             ...all('svg[role=img]:not([aria-label])').map(() => 'svg without a label'),
-            ...all('button, a, summary, [role=tab], [role=region], [role=tablist]').filter(n => !named(n)).map(n => n.outerHTML),
+            ...all('button, a, summary, [role=tab], [role=region], [role=tablist]').filter(n => !about(n).trim())
+                .map(n => n.outerHTML),
             ...all('select, input').filter(n => !n.labels.length).map(n => n.outerHTML),
             ...all('[aria-controls], [aria-labelledby]').flatMap(n => [n.getAttribute('aria-controls'),
                 n.getAttribute('aria-labelledby')]).filter(v => v && !document.getElementById(v)),
