@@ -44,8 +44,8 @@ def root(tmp_path_factory):
     return folder
 
 
-def written(folder) -> None:
-    report.main(folder / "index.html", NAMES, folder, each=30, limits={"tiles": {"r1": {"copy": 0.1}}})
+def written(folder, names=NAMES) -> None:
+    report.main(folder / "index.html", names, folder, each=30, limits={"tiles": {"r1": {"copy": 0.1}}})
 
 
 @pytest.fixture
@@ -191,9 +191,9 @@ def test_filters_and_tabs_show_what_the_data_says(open_page, root):
             "Borderline": lambda c: c["borderline"]}  # fmt: skip
     for tab, belongs in tabs.items():
         home.get_by_role("tab", name=tab).click()
-        for kind in ("", "crack", EVIL):
+        for kind in ("", EVIL):
             home.get_by_label("Kind").select_option(kind)
-            for reason in ("", "kept", "trivial"):
+            for reason in ("", "trivial"):
                 home.get_by_label("Reason").select_option(reason)
                 own = [c["id"] for c in cards if belongs(c) and kind in ("", c["kind"]) and reason in ("", c["reason"])]
                 shown = ids(home)
@@ -220,8 +220,15 @@ def test_sorting_is_by_the_numbers_on_the_cards_and_leaves_missing_ones_last(ope
     for key, of in keys.items():
         for way, down in (("lowest", False), ("highest", True)):
             home.get_by_label("Sort by").select_option(f"{key}, {way} first")
-            wanted = sorted(cards, key=of, reverse=down)
+            wanted = sorted((c for c in cards if of(c) is not None), key=of, reverse=down)
+            wanted += [c for c in cards if of(c) is None]
             assert ids(home) == [c["id"] for c in wanted[:24]], (key, way)
+    missing = [c["id"] for c in cards if c["distance"] is None]
+    for way in ("lowest", "highest"):
+        home.get_by_label("Sort by").select_option(f"copy distance, {way} first")
+        for _ in range(2):
+            home.get_by_role("button", name="Next").click()
+        assert len(missing) == 3 and ids(home)[-3:] == missing
     assert not [o for o in options if "likelihood" in o]  # no value anywhere
 
 
@@ -262,7 +269,7 @@ def test_decisions_are_downloaded_in_the_filters_format_and_come_back(open_page,
     again = tmp_path / "again"
     shutil.copytree(root, again)
     shutil.copyfile(caught.value.path(), again / "decisions.json")
-    written(again)
+    written(again, {"tiles": "image"})
     page = open_page(again)
     home, _ = gallery(page, "tiles")
     states = home.locator(".card").evaluate_all("cards => cards.slice(0, 2).map(card => card.dataset.decision)")
