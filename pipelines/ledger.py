@@ -97,6 +97,8 @@ def thresholds(table: pd.DataFrame, limits: dict[str, dict]) -> dict[str, list[t
         for name, verdict in rules if score in table else ():
             settings = table["at"].map({at: own.get(name) for at, own in limits.items()})
             limit = pd.to_numeric(table.get(name, settings), errors="coerce").to_numpy(float)
+            if name == "seam" and "invisible_below" in table:  # a twin must also look odd at all to be a seam
+                limit = np.maximum(limit, table["invisible_below"].to_numpy(float))
             if np.isfinite(limit).any():
                 found.setdefault(score, []).append((verdict, limit))
     return found

@@ -407,6 +407,9 @@ def test_the_borderline_is_what_lies_nearest_to_a_threshold():
     assert list(own["near"]) == ["fused|invisible", "fused|invisible", "copy_distance|copy", "fused|invisible"]
     assert np.allclose(own["by"], [-0.6, 0.01, 0.01, -0.3]) and list(own["margin"].argsort()) == [2, 1, 3, 0]
     assert ledger.told(own["near"][1], own["by"][1]) == "fused 0.010 above the invisible limit"
+    seam = table.assign(control=[0.5, 0.69, 0.72, 0.1]).drop(columns="copy_distance")
+    (_, limit), = ledger.thresholds(seam, {"r1": {"seam": 0.6}})["control"]
+    assert list(limit) == [0.7] * 4  # what looks normal is no seam
     nothing = ledger.margins(table[["id", "at", "copy_distance"]], {})
     assert np.isinf(nothing["margin"]).all() and ledger.told("", np.nan) == ""
 
