@@ -371,13 +371,13 @@ def unpack(data: list[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def test_label_studio_regions_are_the_masks_and_provenance_is_in_data(tmp_path):
-    records = pictures(WILD[:12])
+    records = pictures(WILD[:14])
     for shape, tag in (("rle", "BrushLabels"), ("polygon", "PolygonLabels")):
         out = tmp_path / shape
         command.export([store(tmp_path, records)], out, to="labelstudio", shape=shape)
         view = ElementTree.parse(out / "config.xml").getroot()
         labels = [label.get("value") for label in view.find(tag)]
-        assert len(set(labels)) == len(labels) == 12 and "<img src=x onerror=alert(1)>" in labels
+        assert len(set(labels)) == len(labels) == 14 and "<img src=x onerror=alert(1)>" in labels
         tasks = json.loads((out / "tasks.json").read_text())
         assert [task["data"]["id"] for task in tasks] == list(records.meta["id"])
         for i, task in enumerate(tasks):
