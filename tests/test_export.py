@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -27,7 +28,7 @@ from typer.testing import CliRunner
 from data.errors import InputError, SettingsError
 from data.exporters import EXPORTERS, labelstudio
 from data.exporters.cells import FORMULA, cell, escaped
-from data.exporters.names import Names, clean, fold
+from data.exporters.names import Names, clean, fold, stem
 from data.exporters.shapes import alone, area, outlines, polygon, regions, run_lengths
 from data.exporters.survey import Survey
 from data.records import Records, concat, make_meta, write_store
@@ -39,9 +40,12 @@ from pipelines.work import manifest
 WILD = [
     "scratch", "Scratch", "a/b", "a_b", "../../up", ".hidden", "", "..", "CON", "nul.txt", "Über", "U\u0308ber", "キズ",
     "<img src=x onerror=alert(1)>", "good", "normal", "tab\tand\nline", "\x00", "=1+1", "- list", "a: b # c", "x" * 400,
-    "name.", "name", "{{ 7 * 7 }}", "\u202egnp", "'quoted\"", "__MACOSX",
+    "name.", "name", "{{ 7 * 7 }}", "\u202egnp", "'quoted\"", "__MACOSX", "k", "\u212a",
 ]  # fmt: skip
-IDS = ["train/good/000.png", "../../etc/passwd", ".git", "A", "a", "ä", "a\u0308", "x.png", "x.jpg", "x", "aux", "a b"]
+IDS = [
+    "train/good/000.png", "../../etc/passwd", ".git", "A", "a", "ä", "a\u0308", "x.png", "x.jpg", "x", "aux", "a b",
+    "b", "B",
+]  # fmt: skip
 ROUTES = [(to, modality) for to, writers in EXPORTERS.items() for modality in writers]
 SOME = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -223,26 +227,38 @@ def test_wild_kinds_and_ids_stay_inside_and_apart_in_every_format(tmp_path, to):
 @SOME
 @given(kinds=st.lists(st.text(max_size=12), min_size=1, max_size=6, unique=True))
 def test_two_kinds_never_share_a_folder_whatever_they_are_called(tmp_path_factory, kinds):
-    tmp_path = tmp_path_factory.mktemp("kinds")
-    out = export(tmp_path, pictures(kinds, normals=1), "mvtec")
-    folders = [path for path in (out / "test").iterdir() if path.name != "good"]
+    check_kinds(export(tmp_path_factory.mktemp("kinds"), pictures(kinds, normals=1), "mvtec"), kinds)
+
+
+@pytest.mark.parametrize("to, folder", [("mvtec", "test"), ("anomalib-folder", "abnormal")])
+def test_no_two_wild_kinds_share_a_folder(tmp_path, to, folder):
+    check_kinds(export(tmp_path, pictures(WILD, normals=1), to), WILD, folder)
+
+
+def check_kinds(out: Path, kinds: list[str], folder: str = "test") -> None:
+    """A folder a kind, and provenance.csv tells which."""
+    folders = [path for path in (out / folder).iterdir() if path.name != "good"]
     assert len(folders) == len(kinds) == len({fold(path.name) for path in folders})
     shown = {undone(row["kind"]): row["image"].split("/")[1] for row in read_csv(out / "provenance.csv") if row["mask"]}
     assert set(shown) == set(kinds) and len(set(shown.values())) == len(kinds)
     check_safe(out)
 
 
-ALIKE = st.sampled_from("aAäÄßsSıiIİ\u0308\u0301/._-CONconéeKK\x00 ﬁfi")
+ALIKE = st.sampled_from("aAä\u0308ßs/.-_KkK\x00")
 
 
-@SOME
-@given(texts=st.lists(st.text(ALIKE, max_size=6), unique=True))
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.text(ALIKE, max_size=2) | st.sampled_from(["CON", "con", "con.a", "ﬁ", "fi"]), unique=True))
 def test_names_are_clean_unique_and_the_same_when_asked_in_the_same_order(texts):
     one, other = Names(["good"]), Names(["good"])
     names = [one.new(text) for text in texts]
     assert names == [other.new(text) for text in texts]
     assert len({fold(name) for name in [*names, "good"]}) == len(names) + 1
     assert all(clean(name) == name for name in names)
+
+
+def test_an_id_that_is_a_path_becomes_a_name_that_still_tells_it():
+    assert [clean(stem(id)) for id in ("test/good/000.PNG", "v1.2", "a.tar")] == ["test_good_000", "v1.2", "a.tar"]
 
 
 def test_a_plain_name_keeps_itself_whoever_comes_first(tmp_path):
@@ -510,6 +526,16 @@ def test_series_in_long_form_have_a_line_a_step_with_time_values_and_marks(tmp_p
         assert np.array_equal(marks, records.mask[i])
         assert [row["label"] for row in own] == [str(int(odd)) for odd in records.mask[i].any(axis=1)]
         assert [row["kind"] for row in own] == ["'=spike" if odd else "" for odd in records.mask[i].any(axis=1)]
+
+
+@pytest.mark.parametrize("first, dated", [
+    (pd.Timestamp("1958-03-29").value, True), (pd.Timestamp("2026-01-01").value, True), (0, False), (-7, False),
+    (1_790_000_000_000_000, False),
+])  # fmt: skip
+def test_a_time_far_from_zero_is_a_date(tmp_path, first, dated):
+    records = series_of(["a", "b"], False)
+    records = dataclasses.replace(records, time=[first + np.arange(9, dtype=np.int64) for _ in range(4)])
+    assert Survey.of([store(tmp_path, records)]).dated == dated
 
 
 @pytest.mark.parametrize("dated", [True, False])
