@@ -107,12 +107,13 @@ def without(value: Any, names: dict, path: str = "") -> Any:
 
 def test_a_default_on_the_page_is_the_value_that_leaving_it_out_gives(tmp_path):
     rows = [row.split(" | ") for row in PAGE.read_text().splitlines() if row.startswith("| `")]
-    defaults = {name.strip("| `"): json.loads(default.strip("`")) for name, _, _, default, *_ in rows if default}
+    rows = [row for row in rows if row[3] and row[1] != "any setting by name"]  # those must be there while in use
+    defaults = {name.strip("| `"): json.loads(default.strip("`")) for name, _, _, default, *_ in rows}
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(without(yaml.safe_load((ROOT / "params.yaml").read_text()), defaults)))
     loaded = leaves(load_settings(path).model_dump(by_alias=True))
     compared = defaults.keys() & loaded.keys()
-    assert len(compared) > 10 and {name: loaded[name] for name in compared} == {name: defaults[name] for name in compared}
+    assert len(compared) > 10 and [name for name in compared if loaded[name] != defaults[name]] == []
 
 
 def test_a_range_on_the_page_is_the_one_that_is_enforced(tmp_path):
