@@ -318,6 +318,9 @@ def test_an_outline_has_the_area_of_its_pixels_and_pycocotools_fills_just_them(b
     for region in regions(mask):
         wanted = alone(region, mask.shape)
         assert sum(map(area, outlines(region[2]))) == area(polygon(region)) == wanted.sum()
+        for loop in outlines(region[2]):
+            steps = loop - np.roll(loop, 1, axis=0)
+            assert ((steps * np.roll(steps, 1, axis=0)).sum(axis=1) == 0).all(), "a corner where nothing turns"
         rle = coco_mask.frPyObjects([polygon(region).ravel().astype(float).tolist()], *mask.shape)
         assert np.array_equal(coco_mask.decode(coco_mask.merge(rle)), wanted)
     runs = run_lengths(mask.ravel())
