@@ -531,13 +531,13 @@ def test_series_in_long_form_have_a_line_a_step_with_time_values_and_marks(tmp_p
         assert [row["kind"] for row in own] == ["'=spike" if odd else "" for odd in records.mask[i].any(axis=1)]
 
 
-@pytest.mark.parametrize("first, dated", [
-    (pd.Timestamp("1958-03-29").value, True), (pd.Timestamp("2026-01-01").value, True), (0, False), (-7, False),
-    (1_790_000_000_000_000, False),
+@pytest.mark.parametrize("first, last, dated", [
+    ("1958-03-29", "1971-01-01", True), ("1970-01-01", "2026-01-01", True), (0, 8, False), (-7, 1, False),
+    (0, 1_790_000_000_000_000, False),
 ])  # fmt: skip
-def test_a_time_far_from_zero_is_a_date(tmp_path, first, dated):
-    records = series_of(["a", "b"], False)
-    records = dataclasses.replace(records, time=[first + np.arange(9, dtype=np.int64) for _ in range(4)])
+def test_a_time_far_from_zero_is_a_date(tmp_path, first, last, dated):
+    ends = [pd.Timestamp(end).value if dated else end for end in (first, last)]
+    records = dataclasses.replace(series_of(["a", "b"], False), time=[np.linspace(*ends, 9).astype(np.int64)] * 4)
     assert Survey.of([store(tmp_path, records)]).dated == dated
 
 

@@ -52,7 +52,7 @@ def outlines(part: np.ndarray) -> list[np.ndarray]:
                 # where two pixels touch at a corner a turn to the left keeps them in one outline
                 way = (way[1], -way[0]) if len(ways[corner]) == 2 else ways[corner][0]
             if loop:
-                loops.append(np.array(loop[way == before :]))  # a start amid a straight line is no corner
+                loops.append(np.array(loop))  # it began at a turn: edges that lead right come first, row by row
     return loops
 
 
