@@ -29,7 +29,7 @@ from data.errors import InputError, SettingsError
 from data.exporters import EXPORTERS, labelstudio
 from data.exporters.cells import FORMULA, cell, escaped
 from data.exporters.names import Names, clean, fold, stem
-from data.exporters.shapes import alone, area, outlines, polygon, regions, run_lengths
+from data.exporters.shapes import alone, outlines, polygon, regions, run_lengths
 from data.exporters.survey import Survey
 from data.records import Records, concat, make_meta, write_store
 from data.sources import SOURCES
@@ -311,6 +311,12 @@ def test_pycocotools_decodes_the_masks(tmp_path, capsys, shape, least):
     ]
 
 
+def area(loop: np.ndarray) -> float:
+    """Signed area of a closed outline, positive where clockwise in an image (shoelace formula)."""
+    x, y = loop.T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
 @SOME
 @given(bits=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=7), grow=st.integers(1, 3))
 def test_an_outline_has_the_area_of_its_pixels_and_pycocotools_fills_just_them(bits, grow):
@@ -318,6 +324,7 @@ def test_an_outline_has_the_area_of_its_pixels_and_pycocotools_fills_just_them(b
     for region in regions(mask):
         wanted = alone(region, mask.shape)
         assert sum(map(area, outlines(region[2]))) == area(polygon(region)) == wanted.sum()
+        assert [area(loop) > 0 for loop in outlines(region[2])] == [True] + [False] * (len(outlines(region[2])) - 1)
         for loop in outlines(region[2]):
             steps = loop - np.roll(loop, 1, axis=0)
             assert ((steps * np.roll(steps, 1, axis=0)).sum(axis=1) == 0).all(), "a corner where nothing turns"
@@ -356,6 +363,7 @@ def test_yolo_outlines_filled_again_are_the_masks(tmp_path):
             points = np.array(values, float)
             assert told["names"][int(number)] == meta["kind"] and points.min() >= 0 and points.max() <= 1
             corners = (points.reshape(-1, 2) * (width, height)).ravel().tolist()
+            assert np.abs(corners - np.round(corners)).max() < 1e-6
             found |= coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([corners], height, width))) > 0
         assert np.array_equal(found, mask)
 

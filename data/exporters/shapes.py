@@ -36,9 +36,9 @@ def edges(part: np.ndarray) -> dict[Corner, list[Corner]]:
 
 
 def outlines(part: np.ndarray) -> list[np.ndarray]:
-    """Closed outlines (K, 2) of x, y along pixel borders: the outer one clockwise, holes the other way round.
+    """Closed outlines (K, 2) of x, y along pixel borders: first the outer one, clockwise, then holes the other way.
 
-    Their signed areas add up to the pixels of the part, exactly.
+    Their signed areas add up to the pixels of the connected part, exactly.
     """
     ways, used, loops = edges(part), set(), []
     for start in ways:
@@ -56,20 +56,22 @@ def outlines(part: np.ndarray) -> list[np.ndarray]:
     return loops
 
 
-def area(loop: np.ndarray) -> float:
-    """Signed area of a closed outline, positive where clockwise in an image (shoelace formula)."""
-    x, y = loop.T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
-
-
 def polygon(region: Region) -> np.ndarray:
-    """One closed outline (K, 2) of x, y of a region in its image; holes hang on it by lines of no width."""
+    """One closed outline (K, 2) of x, y of a region in its image; holes hang on it by lines of no width, at their nearest."""
+    from scipy.spatial import cKDTree
+
     top, left, part = region
-    whole, *holes = sorted(outlines(part), key=area, reverse=True)
+    outer, *holes = outlines(part)
+    near, hung = cKDTree(outer) if holes else None, []
     for hole in holes:
-        at = int(np.abs(whole - hole[0]).sum(axis=1).argmin())
-        whole = np.concatenate([whole[: at + 1], hole, hole[:1], whole[at:]])
-    return whole + np.array([left, top])
+        distance, corner = near.query(hole)
+        first = int(distance.argmin())
+        hung.append((int(corner[first]), np.roll(hole, -first, axis=0)))
+    pieces, last = [], 0
+    for at, hole in sorted(hung, key=lambda one: one[0]):
+        pieces += [outer[last : at + 1], hole, hole[:1]]
+        last = at
+    return np.concatenate([*pieces, outer[last:]]) + np.array([left, top])
 
 
 def alone(region: Region, size: tuple[int, int]) -> np.ndarray:
