@@ -57,7 +57,7 @@ def outlines(part: np.ndarray) -> list[np.ndarray]:
 
 
 def polygon(region: Region) -> np.ndarray:
-    """One closed outline (K, 2) of x, y of a region in its image; holes hang on it by lines of no width, at their nearest."""
+    """One closed outline (K, 2) of x, y of a region in its image; holes hang on it by short lines of no width."""
     from scipy.spatial import cKDTree
 
     top, left, part = region
