@@ -107,7 +107,7 @@ def sync(path: Path) -> None:
 
 def sync_tree(path: Path) -> None:
     """All files and folders below `path` down on the disk; many at once, as one by one they cost milliseconds each."""
-    found = [path, *path.rglob("*")]
+    found = [path, *(one for one in path.rglob("*") if one.exists())]
     if len(found) > MANY:
         return os.sync()
     for one in found:
