@@ -290,8 +290,13 @@ def iter_store(path: Path | str) -> Iterator[Records]:
     """The records of a store, shard by shard. InputError where the folder is missing, torn or foreign."""
     from data.arrow import from_table
 
+    yield from map(from_table, iter_tables(path))
+
+
+def iter_tables(path: Path | str) -> Iterator[pa.Table]:
+    """The arrow table of every shard of a store, images still encoded. InputError as for `iter_store`."""
     for shard in shards(path):
-        yield from_table(read_shard(shard)[0])
+        yield read_shard(shard)[0]
 
 
 def shards(path: Path | str) -> list[Path]:
