@@ -31,7 +31,7 @@ class Source(BaseModel):
     """Where a data set comes from; further keys are options of its reader, which knows their names."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-    reader: Literal["mvtec", "folder", "csv", "npz", "demo"]
+    reader: Literal["mvtec", "folder", "deeppcb", "csv", "npz", "demo"]
     path: Annotated[str, Field(min_length=1)]
 
     @property

@@ -11,15 +11,17 @@ import numpy as np
 
 from data.errors import InputError, SettingsError, closest
 from data.records import Records, check_names, make_meta
+from data.sources.choose import agreeing, check_options, limited
 from data.sources.common import MOST_BYTES, Quarantine, call, content_groups, entries, inside, show
 from data.sources.recording import segments_of
-from data.sources.types import numeric_schema
+from data.sources.types import check_finite, numeric_schema
 
 ENDS = ("exclusive", "inclusive")
 
 
 def read(path: Path | str, *, modality: str, **options) -> tuple[Records, list[dict]]:
-    """(records, quarantine) of .npz files; series options: entities, end, strict; row options: strict."""
+    """(records, quarantine) of .npz files; series options: entities, end, strict; row options: conflicts, limit,
+    strict."""
     return call({"row": read_rows, "series": read_series}, path, modality, options, "npz")
 
 
@@ -93,8 +95,15 @@ def texts(arrays: dict[str, np.ndarray], names: tuple[str, ...], default: list[s
 # ---------------------------------------------------------------- rows
 
 
-def read_rows(path: Path, *, strict: bool = False) -> tuple[Records, list[dict]]:
-    """Records of X (N, D) and y (N,) 0/1; names from a text array `columns`, else x1..xD; NaN is missing."""
+def read_rows(
+    path: Path, *, conflicts: str = "keep", limit: int | None = None, strict: bool = False
+) -> tuple[Records, list[dict]]:
+    """Records of X (N, D) and y (N,) 0/1; names from a text array `columns`, else x1..xD; NaN is missing.
+
+    conflicts: "drop" leaves out rows that others of the same features contradict. limit: most rows, drawn with
+    a fixed seed, of normals and anomalies their share. An id is the file's name and the row in X.
+    """
+    check_options("npz", conflicts=conflicts, limit=limit)
     quarantine = Quarantine(strict)
     if path.is_dir():
         raise InputError(f"{show(path)}: rows must be one .npz file, got a folder; name the file")
@@ -105,9 +114,16 @@ def read_rows(path: Path, *, strict: bool = False) -> tuple[Records, list[dict]]
         raise InputError(f"{at}: y must have one label a row of X, got {y.shape} and {x.shape}; mend it")
     names = texts(arrays, ("columns", "feature_names"), [f"x{i + 1}" for i in range(x.shape[1])], at)
     check_names(names, show(path))
+    check_finite(x, names, at)
+    content = [row.tobytes() for row in x + 0.0]  # -0.0 is 0.0
+    row = np.arange(len(x))
+    if conflicts == "drop":
+        row = row[agreeing(content, y, at, quarantine)]
+    row = row[limited(y[row].tolist(), limit, at, quarantine)]
+    x, y = x[row], y[row]
     frame, schema = numeric_schema(x, names, at)
-    ids = [f"{path.stem}-{i}" for i in range(len(x))]
-    groups = content_groups(ids, [row.tobytes() for row in x])
+    ids = [f"{path.stem}-{i}" for i in row]
+    groups = content_groups(ids, [content[i] for i in row])
     meta = make_meta(len(x), id=ids, label=y.astype(np.int8), group=groups,
                      source=path.name, mask_source=np.where(y, "row", "").tolist(), given="")  # fmt: skip
     return Records("row", meta, frame, np.repeat(y[:, None], x.shape[1], 1), schema), quarantine.rows
