@@ -289,6 +289,11 @@ def iter_store(path: Path | str) -> Iterator[Records]:
     """The records of a store, shard by shard. InputError where the folder is missing, torn or foreign."""
     from data.arrow import from_table
 
+    yield from map(from_table, iter_tables(path))
+
+
+def iter_tables(path: Path | str) -> Iterator[pa.Table]:
+    """The arrow table of every shard of a store, images still encoded. InputError as for `iter_store`."""
     path = Path(path)
     shards = sorted(path.glob("part-*.parquet"))
     if not shards:
@@ -308,4 +313,4 @@ def iter_store(path: Path | str) -> Iterator[Records]:
             ) from error
         if b"oddsmith" not in (table.schema.metadata or {}):
             raise InputError(f"{shard}: a shard must carry an oddsmith schema, got none; write it again")
-        yield from_table(table)
+        yield table
