@@ -14,8 +14,8 @@ MADE = {
     "image": "A diffusion model trained on the normal images redraws what lies under a mask; an adapter (LoRA) fitted "
     "on the few labelled anomalies makes it draw an anomaly. Outside the mask an image equals its host bit for bit.",
     "series": "A diffusion model trained on normal windows redraws the values under a mask of steps and channels; an "
-    "adapter (LoRA) fitted on the few labelled anomalies makes it draw an anomaly. Outside the mask a window equals its "
-    "host bit for bit.",
+    "adapter (LoRA) fitted on the few labelled anomalies makes it draw an anomaly. Outside the mask a window equals "
+    "its host bit for bit.",
     "row": "A diffusion model trained on normal rows redraws some cells of a row; an adapter (LoRA) fitted on few "
     "labelled anomalies steers it. All other cells equal those of the host.",
 }  # fmt: skip

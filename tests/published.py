@@ -49,15 +49,17 @@ def ledger() -> pd.DataFrame:
     return pd.DataFrame({
         "id": ["ga", "gb", "gc", "gd", "ge"], "keep": [True, True, True, False, False],
         "reason": ["kept", "kept", "kept", "copy", "seam"], "band": ["like", "easy", "like", "", ""],
-        "area": [0.05, 0.04, 0.03, 0.02, 0.01], "mask_iou": [0.9, 0.8, 0.7, 0.6, 0.5], "fused": [0.5, 1.25, np.nan, 2, 3],
-        "supervised": [0.1, 0.2, 0.3, 0.4, 0.5], "copy_distance": [0.5, 0.75, 1.0, 0.01, 0.8], "rank": [3, 2, 1, 4, 5],
+        "area": [0.05, 0.04, 0.03, 0.02, 0.01], "mask_iou": [0.9, 0.8, 0.7, 0.6, 0.5],
+        "fused": [0.5, 1.25, np.nan, 2, 3], "supervised": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "copy_distance": [0.5, 0.75, 1.0, 0.01, 0.8], "rank": [3, 2, 1, 4, 5],
     })  # fmt: skip
 
 
 def place(root: Path, *modalities: str, **publish: object) -> Path:
     """`root` with params.yaml and everything below artifacts/ and metrics/ for one data set a modality."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    raw["datasets"] = {NAMES[m]: {"modality": m, "source": {"reader": "demo", "path": "data/demo.py"}} for m in modalities}
+    source = {"reader": "demo", "path": "data/demo.py"}
+    raw["datasets"] = {NAMES[m]: {"modality": m, "source": source} for m in modalities}
     raw["publish"] = {"enabled": False, "repo": "", "private": True, "licence": "cc-by-4.0", **publish}
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(raw))

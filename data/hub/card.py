@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -119,15 +120,16 @@ def merge(ours: str, theirs: str | None, where: str = "README.md") -> str:
         raise InputError(f"{where}: its metadata must be YAML keys, got {got}; mend it") from error
     keys = {key: value for key, value in yaml.safe_load(own[1]).items() if key not in given}
     old = marked(body, "body", where)
-    body = (f"{old.before}{block.block}{old.after}" if old.block else f"{body.rstrip()}\n\n{block.block}\n")
+    body = f"{old.before}{block.block}{old.after}" if old.block else f"{body.rstrip()}\n\n{block.block}\n"
     return f"---\n{rest.before}{front(keys)}{rest.after}---\n{body}"
 
 
-class Marked:
+class Marked(NamedTuple):
     """A text around and between our two markers; all of it is `before` where there are none."""
 
-    def __init__(self, before: str, block: str = "", after: str = ""):
-        self.before, self.block, self.after = before, block, after
+    before: str
+    block: str = ""
+    after: str = ""
 
 
 def marked(text: str, place: str, where: str) -> Marked:

@@ -72,7 +72,8 @@ def one_field(split: str, name: str, feature: dict) -> dict:
     source = {"fileSet": {"@id": f"{split}-files"}, "extract": {"column": name}}
     if inner["_type"] == "Image":
         source["transform"] = {"jsonPath": "bytes"}
-    found = {"@type": "cr:Field", "@id": f"{split}/{quote(name, safe='')}", "name": name, "dataType": kind, "source": source}
+    at = f"{split}/{quote(name, safe='')}"
+    found = {"@type": "cr:Field", "@id": at, "name": name, "dataType": kind, "source": source}
     return found | ({"isArray": True, "arrayShape": ",".join(["-1"] * depth)} if depth else {})
 
 

@@ -7,7 +7,6 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def connect(token: str | None = None) -> Any:
     return HfApi(token=token)
 
 
-def push(api: Any, folder: Path, repo: str, *, private: bool, pause: Callable[[float], None] = time.sleep) -> Pushed:
+def push(api: Any, folder: Path, repo: str, *, private: bool) -> Pushed:
     """Makes data set `repo` hold the folder's files, in at most one commit on top of what is there.
 
     Files of others stay, and so does what people wrote around our part of the card; our own files that are no longer
@@ -78,13 +77,15 @@ def push(api: Any, folder: Path, repo: str, *, private: bool, pause: Callable[[f
             raise
         except Exception as error:
             if not passing(error):
+                if isinstance(error, OSError) and status(error) is None:  # of this machine: a full disk, a lost file
+                    raise
                 raise RemoteError(f"{repo}: {advice(error)}") from error
             if attempt == ATTEMPTS:
                 raise RemoteError(
                     f"{repo}: the Hub must answer, got {said(error)} after {ATTEMPTS} attempts; nothing was committed, "
                     "what was uploaded is used next time: run it again later"
                 ) from error
-            pause(seconds(attempt, error))
+            time.sleep(seconds(attempt, error))
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -203,7 +204,8 @@ def passing(error: BaseException) -> bool:
     from httpx2 import TransportError
 
     code = status(error)
-    return code in AGAIN if code is not None else any(isinstance(e, TransportError | OSError) for e in chain(error))
+    broken = (TransportError, ConnectionError, TimeoutError, RuntimeError)  # the last: hf_xet's own
+    return code in AGAIN if code is not None else any(isinstance(e, broken) for e in chain(error))
 
 
 def seconds(attempt: int, error: BaseException) -> float:
