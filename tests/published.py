@@ -24,9 +24,9 @@ def stores(modality: str) -> dict[str, Records]:
     calib = renamed(other.take(range(5)), "c", "calib")
     test = renamed(concat([other.take(range(5, 12)), odd]), "t", "test")
     made = support.take([0, 1, 2]).with_meta(
-        id=["ga", "gb", "gc"], split="generated", synthetic=True, host=list(fit.meta["id"][:3]), severity=1.5,
+        id=["gb", "gc", "ga"], split="generated", synthetic=True, host=list(fit.meta["id"][:3]), severity=1.5,
         parents=[[name] for name in support.meta["id"][:3]], seed=[2**53 - 1, 7, 8], round=1, generator="diffusion-ab",
-        mask_source="bank", group=["ga", "gb", "gc"])  # fmt: skip
+        mask_source="bank", group=["gb", "gc", "ga"])  # fmt: skip
     made.meta["band"] = "like"
     train = concat([fit, support, made])
     if modality == "series":

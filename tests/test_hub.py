@@ -122,7 +122,7 @@ def test_only_what_changed_is_sent_and_shards_of_ours_that_are_gone_go(hub, api,
                                   "SHA256SUMS"])  # fmt: skip
 def test_data_of_others_under_our_names_is_neither_overwritten_nor_mixed_in(hub, api, tmp_path, path):
     hub.make(REPO)
-    hub.put(REPO, path, b"0123456789abcdef  data/train-00007-of-00009.parquet\n")
+    hub.put(REPO, path, b"0123456789abcdef  croissant.json\n" * 2)
     head = hub.repos[REPO].head
     with pytest.raises(RemoteError, match=re.escape(f"must hold no data of others under our names, got {path}")):
         remote.push(api, make(tmp_path / "a"), REPO, private=True)
