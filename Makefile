@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := repro
-.PHONY: repro set-up check results test clean
+.PHONY: repro set-up check results publish test clean
 
 repro: $(STAMP)
 	dvc repro
@@ -27,6 +27,10 @@ check: $(STAMP)
 
 results: $(STAMP)
 	oddsmith results
+
+# the training sets as Hub data sets; a dry run unless publish.enabled is true
+publish: $(STAMP)
+	dvc repro publish
 
 test: $(STAMP)
 	ruff check .

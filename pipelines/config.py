@@ -427,6 +427,18 @@ class Report(Model):
     examples: Count  # records shown of each kind of outcome
 
 
+class Publish(Model):
+    """Where the training set goes on the Hugging Face Hub; one data set, one repository."""
+
+    enabled: bool = False  # false: a dry run, nothing leaves this machine
+    repo: str = ""  # owner/name; {dataset} stands for the data set's name
+    private: bool = True
+    licence: str | dict[str, str] = ""  # of the real records, one or {data set: one}; see data/hub/licences.py
+    base_licence: str = ""  # of a pretrained base model, where one is used and not known
+    permission: str = ""  # who allowed it, where a licence is "other" or "unknown"; the card quotes it
+    adapters: bool = False  # send the LoRA adapters too
+
+
 class Settings(Model):
     """The whole of params.yaml."""
 
@@ -444,11 +456,12 @@ class Settings(Model):
     train: Train
     evaluate: Evaluate
     report: Report
+    publish: Publish = Publish()
 
     def section(self, stage: str, modality: str, round_: int | None = None) -> Any:
         """Settings of a stage for a modality, with what `round_` changes of them."""
         section = getattr(self, stage)
-        model = getattr(section, modality)
+        model = getattr(section, modality, section)  # a section without modalities is for all of them
         changes = getattr(getattr(section, f"r{round_}"), modality) if round_ else None
         return type(model).model_validate(merge(model.model_dump(by_alias=True), changes)) if changes else model
 

@@ -15,7 +15,7 @@ from pipelines.explain import Loader
 
 ROOT = Path(__file__).parent.parent
 BLIND = ("fit", "adapt", "crossfit", "tune", "generate", "judge", "filter", "gate", "train")  # must never see the test split
-READERS = ("evaluate", "report")
+READERS = ("evaluate", "report", "publish")
 DATASETS = {name: {"modality": name, "source": {"reader": "demo", "path": "data/demo.py"}}
             for name in ("image", "series", "row")}  # fmt: skip
 ROUND = re.compile(r"-r\d+$")
@@ -91,10 +91,10 @@ def test_no_path_leads_from_the_test_split_to_anything_but_its_evaluation():
     assert leaks(STAGES) == []
 
 
-def test_the_test_split_is_an_out_of_prepare_and_a_dep_of_evaluate_alone():
+def test_the_test_split_is_an_out_of_prepare_and_a_dep_of_evaluate_and_publish_alone():
     for name, stage in STAGES.items():
         own = [d for d in names(stage["deps"]) if d.endswith("/test")]
-        assert bool(own) == name.startswith("evaluate@")
+        assert bool(own) == name.startswith(("evaluate@", "publish@"))
         assert any(o.endswith("/test") for o in outs(stage)) == name.startswith("prepare@")
 
 
@@ -125,7 +125,7 @@ def test_no_blind_stage_names_the_test_split_in_its_code():
 def test_every_stage_is_there_with_its_rounds_and_the_command_of_its_file():
     stages = load(ROOT / "dvc.yaml")["stages"]
     rounds = [f"{n}-r{r}" for r in ROUNDS for n in ("tune", "generate", "judge", "filter") if (n, r) != ("tune", 1)]
-    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds, "gate", "train", "evaluate", "report"}
+    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds, "gate", "train", "evaluate", "report", "publish"}
     for name, stage in STAGES.items():
         title, _, key = name.partition("@")
         base, _, number = title.partition("-r") if ROUND.search(title) else (title, "", "")
