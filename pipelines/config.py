@@ -48,11 +48,12 @@ class Dataset(Model):
 
 
 class PrepareImage(Model):
-    pass
+    near: Unit = 0.05  # images closer than this are copies: one group, or refused in train and test; 0 is none
 
 
 class PrepareSeries(Model):
     window: Annotated[int, Field(ge=8, le=4096)]  # time steps of a record
+    near: Unit = 0.002  # windows closer than this are copies, refused in train and test
 
 
 class PrepareRow(Model):
