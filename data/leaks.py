@@ -66,7 +66,7 @@ def join(records: Records, near: float = 0.0) -> tuple[Records, dict, list[Pair]
     """(records whose copies share a group, {"identical", "conflicts", "near", "nearest"}, images of both labels).
 
     Copies that the source itself puts on both sides stay apart, for `checks` to find; so do identical rows of groups
-    that the user named (a customer's, a lot's), which would tie these together. Windows stay as they are.
+    that hold other rows too (a customer's, a lot's), which they would tie together. Windows stay as they are.
     identical: records with the content of an earlier one; conflicts: contents with both labels, of rows only counted.
     """
     told: dict[str, Any] = {"identical": 0, "conflicts": 0}
@@ -81,20 +81,26 @@ def join(records: Records, near: float = 0.0) -> tuple[Records, dict, list[Pair]
         alike, told["nearest"] = alike_images(marks, marks, near)
         told["near"] = len(alike)
         pairs += [(a, b) for a, b, _ in alike]
-    groups = grouped(meta, pairs, tie=records.modality == "image")
+    groups = grouped(meta, list(marks["sha256"]), pairs, tie=records.modality == "image")
     return records.with_meta(group=groups), told, against if records.modality == "image" else []
 
 
 def contradictions(meta: pd.DataFrame, marks: pd.DataFrame) -> list[Pair]:
     """(id of the first normal, id of the first anomaly, 0) of every content that has both labels."""
-    first = [dict(zip(marks["sha256"][own][::-1], meta["id"][own][::-1])) for own in (meta["label"] == 0, meta["label"] == 1)]
-    return [(name, first[1][sha], 0.0) for sha, name in first[0].items() if sha in first[1]]
+    content, label = marks["sha256"].to_numpy(object), meta["label"].to_numpy()
+    normal, odd = ({sha: name for sha, name in zip(content[label == k][::-1], meta["id"][label == k][::-1])}
+                   for k in (0, 1))  # fmt: skip
+    return [(name, odd[sha], 0.0) for sha, name in normal.items() if sha in odd]
 
 
-def grouped(meta: pd.DataFrame, pairs: list[tuple[str, str]], tie: bool) -> list[str]:
-    """Groups in which the ids of a pair share one, save where the source parts them. tie: also groups the user named."""
-    ids = set(meta["id"])
-    own = {name: name if group in ids else group for name, group in zip(meta["id"], meta["group"])}
+def grouped(meta: pd.DataFrame, contents: list[str], pairs: list[tuple[str, str]], tie: bool) -> list[str]:
+    """(N,) groups in which the ids of a pair share one, save where the source parts them.
+
+    A group of one content only says so, and is made anew. tie: whether a pair joins groups of several contents.
+    """
+    several = pd.Series(contents).groupby(meta["group"].to_numpy()).nunique() > 1
+    wide = set(several.index[several])
+    own = {name: group if group in wide else name for name, group in zip(meta["id"], meta["group"])}
     side, root = dict(zip(meta["id"], fixed(meta))), {}
 
     def find(name: str) -> str:
@@ -104,14 +110,14 @@ def grouped(meta: pd.DataFrame, pairs: list[tuple[str, str]], tie: bool) -> list
         return name
 
     for a, b in pairs:
-        if {side[a], side[b]} != {"train", "test"} and (tie or {own[a], own[b]} <= ids):
+        if {side[a], side[b]} != {"train", "test"} and (tie or not {own[a], own[b]} & wide):
             one, other = sorted((find(own[a]), find(own[b])))
             root[other] = one
     return [find(own[name]) for name in meta["id"]]
 
 
 def fixed(meta: pd.DataFrame) -> np.ndarray:
-    """(N,) the side of the test that the source itself gives a record: "train", "test", or "" where it is drawn here."""
+    """(N,) the side of the test that the source itself gives a record: "train", "test", "" where it is drawn here."""
     given = meta["given"].to_numpy(object) if "given" in meta else np.full(len(meta), "", object)
     out = np.full(len(meta), "", object)
     for label in (0, 1):
@@ -151,7 +157,7 @@ def checks(parts: dict[str, pd.DataFrame], modality: str, *, near: float) -> lis
     found.append(check("labels", identical(normals, parts["support"], modality),
                        detail="the same content as a normal and as an anomaly"))  # fmt: skip
     alike, nearest = (alike_images if modality == "image" else alike_windows)(train, test, near)
-    told = f"copies in training and test, re-encoded, resized or shifted in level; the nearest two are {nearest:.3f} apart"
+    told = f"copies in training and test, perhaps re-encoded, resized or brighter; the nearest are {nearest:.3f} apart"
     found.append(check("look-alikes", alike, figure=nearest, limit=near, detail=told))
     if modality == "image":
         return [*found, check("groups", two_sided(parts), detail="a group on both sides of a part")]
