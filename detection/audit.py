@@ -16,6 +16,7 @@ from data.records import Records
 
 SAME = 1e-3  # of the distance between real anomalies: nearer is the same anomaly
 TELLING = 10  # records named that are easiest to tell
+Named = tuple[str, str]
 ARMS = ("standard", "classical", "dropped", "filtered", "mixed")  # add equally many records
 FEWEST = 3  # supports that an interval should rest on
 
@@ -161,15 +162,16 @@ def shortcut_check(made: Records, hosts: Records, pool: Records, *, limit: float
         return check("shortcut", [], figure=np.nan, limit=limit, detail=detail)
     worst = np.argsort(-found["scores"], kind="stable")[:TELLING]
     pairs = [(made.meta["id"].iloc[i], made.meta["host"].iloc[i]) for i in worst] if found["low"] > limit else []
-    detail = f"{what}: AUROC {found['auroc']:.3f} [{found['low']:.3f}, {found['high']:.3f}], {len(made)} and {len(real)}"
+    area = f"AUROC {found['auroc']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    detail = f"{what}: {area}, {len(made)} and {len(real)} records"
     return check("shortcut", pairs, figure=found["auroc"], limit=limit, detail=detail)
 
 
 # what they remember
 
 
-def copies_of(made: Records, support: Records, codec) -> tuple[np.ndarray, list[tuple[str, str]], list[tuple[str, str]]]:
-    """(distance to the nearest training anomaly over that between them (N,), (record, anomaly) a record, the identical).
+def copies_of(made: Records, support: Records, codec) -> tuple[np.ndarray, list[Named], list[Named]]:
+    """((N,) distance to the nearest training anomaly over that between them, (record, it) of each, of the identical).
 
     Identical are contents that equal a training anomaly's, and edits within SAME of one.
     """

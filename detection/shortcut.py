@@ -82,7 +82,7 @@ def out_of_fold(x: np.ndarray, label: np.ndarray, part: np.ndarray) -> np.ndarra
     for number in np.unique(part):
         train, test = part != number, part == number
         if len(np.unique(label[train])) > 1:
-            trees = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, class_weight="balanced", random_state=0, n_jobs=1)
+            trees = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, class_weight="balanced", random_state=0)
             score[test] = trees.fit(x[train], label[train]).predict_proba(x[test])[:, 1]
     return score
 
@@ -193,7 +193,7 @@ def of_window(x: np.ndarray, scaled: np.ndarray, hidden: np.ndarray, places: np.
 def span(x: np.ndarray, scaled: np.ndarray, where: np.ndarray, hidden: np.ndarray, places: np.ndarray) -> np.ndarray:
     """(F,) of the cells `where`, all channels together."""
     if not where.any():
-        return np.zeros(9)
+        return np.zeros(11)
     one, two = np.diff(scaled, axis=0), np.diff(scaled, n=2, axis=0)
     free1 = where[1:] & where[:-1]
     free2 = where[2:] & where[1:-1] & where[:-2]
@@ -203,12 +203,17 @@ def span(x: np.ndarray, scaled: np.ndarray, where: np.ndarray, hidden: np.ndarra
     off = np.stack([np.round(v, p) != np.round(v, 9) for v, p in zip(x.T, places)], axis=1)[where]
     return np.array([
         own.mean(), own.std(), np.abs(own).max(), np.log(mean(np.abs(step)) + 1e-3), np.log(mean(np.abs(bend)) + 1e-3),
-        mean(step == 0), mean(product) / (mean(power) + 1e-6), off.mean(), mean(np.abs(step) > 1),
+        most(step), most(bend), mean(step == 0), mean(product) / (mean(power) + 1e-6), off.mean(),
+        mean(np.abs(step) > 1),
     ])  # fmt: skip
 
 
 def mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
+
+
+def most(values: np.ndarray) -> float:
+    return float(np.abs(values).max()) if values.size else 0.0
 
 
 # rows

@@ -2,7 +2,8 @@
 
 Reads fingerprints/ (of the test), records/{fit,support,calib}, splits.json, judges/seed<k>/fold<j>/seen.json, every
 round's generated, kept and verdicts and, where they are there, training/, detectors/counts and metrics/<dataset>.json.
-Writes audit.json, whether or not the audit passes; where it does not, the stage ends with exit code 5.
+Writes audit.json, whether or not the audit passes; where it does not, the stage ends with exit code 5 and DVC leaves
+the file where it is. The graph that is checked, dvc.yaml, cannot be a dep: tests/test_graph.py checks it as well.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def of_training(run: Run, normals: set[str], anomalies: set[str], outside: set[s
 
 
 def look_at(run: Run, metas: dict, fit: Any, pool: Any) -> tuple[list, dict[str, str]]:
-    """([(some of the generated records, their hosts)], {sha256: id} of all that changed; of no rows, which coincide)."""
+    """([(some of the generated records, their hosts)], {sha256: id} of all that changed; rows may coincide: none)."""
     import numpy as np
 
     from data.fingerprint import digests

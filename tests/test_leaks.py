@@ -1,4 +1,4 @@
-"""Leaks of a split: copies are found however they were re-encoded, likes are not, and what is ours to mend is mended."""
+"""Leaks of a split: copies are found however they were re-encoded, likes are not, and what can be mended is mended."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_too_few_groups_are_told_with_the_copies_that_tied_them():
     records = images(16, 8)
     for i in range(16):
         records.x[i] = COPIES["brighter"](records.x[0]) if i else records.x[0]
-    with pytest.raises(InputError, match="copies share a group, see docs/audit.md"):
+    with pytest.raises(InputError, match=r"copies share a group, see docs/audit\.md"):
         divide(records, prepare())
 
 
@@ -324,7 +324,8 @@ def test_distances_are_those_of_all_pairs():
     tiles = np.stack(list(marks["vector"])).reshape(-1, 32, 32)
     turns = [np.rot90(t, k) for k in range(4) for t in [tiles.transpose(1, 2, 0)]]
     turns += [t[:, ::-1] for t in turns]
-    best = np.max([np.corrcoef(tiles.reshape(9, -1), t.transpose(2, 0, 1).reshape(9, -1))[:9, 9:] for t in turns], axis=0)
+    flat = [t.transpose(2, 0, 1).reshape(9, -1) for t in turns]
+    best = np.max([np.corrcoef(tiles.reshape(9, -1), t)[:9, 9:] for t in flat], axis=0)
     np.fill_diagonal(best, -1)
     a, b = marks.iloc[:4].reset_index(drop=True), marks.iloc[4:].reset_index(drop=True)
     assert leaks.alike_images(marks, marks, 0)[1] == pytest.approx(1 - best.max(), abs=1e-5)
