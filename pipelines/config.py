@@ -48,11 +48,12 @@ class Dataset(Model):
 
 
 class PrepareImage(Model):
-    pass
+    near: Unit = 0.05  # images closer than this are copies: one group, or refused in train and test; 0 is none
 
 
 class PrepareSeries(Model):
     window: Annotated[int, Field(ge=8, le=4096)]  # time steps of a record
+    near: Unit = 0.002  # windows closer than this are copies, refused in train and test
 
 
 class PrepareRow(Model):
@@ -423,6 +424,34 @@ class Evaluate(Model):
     row: EvaluateRow | None = None
 
 
+# audit: what must hold of the split and the generated records
+
+
+class AuditSettings(Model):
+    sample: Count = 300  # records that the slower checks look at
+    shortcut: Annotated[float, Field(ge=0.5, le=1)] = 0.6  # AUROC of telling records apart by what is not anomalous
+    copy_: Annotated[float, Field(ge=0, alias="copy")] = 0.05  # distance to a training anomaly; nearer is a near-copy
+    copies: Unit = 0.05  # most of the kept that may be near-copies
+
+
+class AuditImage(AuditSettings):
+    pass
+
+
+class AuditSeries(AuditSettings):
+    pass
+
+
+class AuditRow(AuditSettings):
+    shortcut: Annotated[float, Field(ge=0.5, le=1)] = 0.75  # the whole row is the anomaly: likeness counts in it too
+
+
+class Audit(Model):
+    image: AuditImage | None = None
+    series: AuditSeries | None = None
+    row: AuditRow | None = None
+
+
 class Report(Model):
     examples: Count  # records shown of each kind of outcome
 
@@ -455,6 +484,7 @@ class Settings(Model):
     gate: Gate
     train: Train
     evaluate: Evaluate
+    audit: Audit
     report: Report
     publish: Publish = Publish()
 
