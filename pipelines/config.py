@@ -339,6 +339,24 @@ class Evaluate(Model):
     row: EvaluateRow | None = None
 
 
+class FidelityImage(Model):
+    most: Count = 256  # records a side that are compared
+
+
+class FidelitySeries(Model):
+    most: Count = 1000
+
+
+class FidelityRow(Model):
+    most: Count = 1000
+
+
+class Fidelity(Model):
+    image: FidelityImage | None = None
+    series: FidelitySeries | None = None
+    row: FidelityRow | None = None
+
+
 class Report(Model):
     examples: Count  # records shown of each kind of outcome
 
@@ -357,6 +375,7 @@ class Settings(Model):
     filter: Filter
     train: Train
     evaluate: Evaluate
+    fidelity: Fidelity
     report: Report
 
     def section(self, stage: str, modality: str, round_: int | None = None) -> Any:

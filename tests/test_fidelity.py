@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny import make
@@ -256,3 +259,31 @@ def np_stack(parts):
     import torch
 
     return torch.stack(parts)
+
+
+# stage
+
+
+def test_the_stage_averages_over_supports_and_reads_no_test(tmp_path):
+    from data.records import write_store
+    from pipelines.fidelity import main
+    from pipelines.stage import Paths
+
+    fit, real = make("row", 16, 10, seed=0)
+    made = [make("row", 2, 12, seed=s)[1] for s in (1, 2)]
+    run = SimpleNamespace(paths=Paths("x", tmp_path), dataset="x", seeds=range(2), params=SimpleNamespace(device="cpu"),
+                          settings=SimpleNamespace(most=50))  # fmt: skip
+    write_store(run.paths.records / "fit", fit)
+    write_store(run.paths.records / "support", real)
+    for seed, records in enumerate(made):  # the second round was never run
+        write_store(run.paths.round(1) / "generated" / f"seed{seed}", records)
+        write_store(run.paths.round(1) / "kept" / f"seed{seed}", records.take(range(5) if seed else []))
+    main(run)
+    told = json.loads((run.paths.folder / "fidelity.json").read_text())
+    own = [fidelity(real, records, reference=fit) for records in made]
+    assert told["generated"]["all"]["fid"] == pytest.approx(np.mean([o["all"]["fid"] for o in own]))
+    assert told["generated"]["kinds"]["k1"]["dcr"] == pytest.approx(np.mean([o["kinds"]["k1"]["dcr"] for o in own]))
+    kept = fidelity(real, made[1].take(range(5)), reference=fit)["all"]
+    assert told["all"]["fid"] == pytest.approx(kept["fid"])  # the support of which nothing was kept has no value
+    assert [s["kept"]["generated"] for s in told["seeds"]] == [0, 5] and told["all"]["generated"] == 2.5
+    assert told["seeds"][1]["generated"] == own[1]["all"] and told["seeds"][0]["kept"]["c2st"] is None

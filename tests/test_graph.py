@@ -13,7 +13,8 @@ import yaml
 from pipelines.explain import Loader
 
 ROOT = Path(__file__).parent.parent
-BLIND = ("fit", "adapt", "crossfit", "generate", "judge", "filter", "train")  # must never see the test split
+# must never see the test split
+BLIND = ("fit", "adapt", "crossfit", "generate", "judge", "filter", "train", "fidelity")
 READERS = ("evaluate", "report")
 DATASETS = {name: {"modality": name, "source": {"reader": "demo", "path": "data/demo.py"}}
             for name in ("image", "series", "row")}  # fmt: skip
@@ -124,7 +125,7 @@ def test_no_blind_stage_names_the_test_split_in_its_code():
 def test_every_stage_is_there_with_two_rounds_and_the_command_of_its_file():
     stages = load(ROOT / "dvc.yaml")["stages"]
     rounds = [f"{n}-r{r}" for r in (1, 2) for n in ("generate", "judge", "filter")]
-    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds, "train", "evaluate", "report"}
+    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds, "train", "evaluate", "fidelity", "report"}
     for name, stage in STAGES.items():
         title, _, key = name.partition("@")
         base, _, number = title.partition("-r") if ROUND.search(title) else (title, "", "")
