@@ -1,7 +1,7 @@
 """Stage fidelity: how real and how varied the generated anomalies are, next to every real one that is not for testing.
 
 Reads records/fit (scales alone), records/support, splits.json, every round's generated and kept. Writes fidelity.json,
-means over supports: "all" and "kinds" of what was kept, the same under "generated" before the filter; "seeds": each one.
+means over supports: "all" and "kinds" of what was kept, the same under "generated" before the filter; "seeds" each.
 """
 
 from __future__ import annotations
