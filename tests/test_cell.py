@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import fakeloop
 import psutil
@@ -16,7 +17,7 @@ import pytest
 from data.errors import SettingsError
 from pipelines.cell import Cell, run_cells
 from pipelines.overrides import applies, dump, put, settings_for
-from pipelines.repro import Clock, reason
+from pipelines.repro import Clock, reason, surroundings
 from pipelines.workcopy import cache_of, lay_out, link, stamp_of
 
 ROOT = fakeloop.ROOT
@@ -152,12 +153,19 @@ def test_the_reason_is_the_stages_own_last_line_or_dvcs():
     assert reason("words\nERROR: 'x' does not exist\n") == "ERROR: 'x' does not exist"
 
 
+def test_the_dvc_of_a_cell_knows_nothing_of_one_around_it(monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", "/elsewhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    env = surroundings(2)
+    assert "DVC_ROOT" not in env and env["OMP_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "2"
+    assert env["PATH"].startswith(str(Path(sys.executable).parent)) and surroundings(0)["OMP_NUM_THREADS"] == "7"
+
+
 # runs
 
 
 def test_cells_share_what_they_have_in_common_and_a_failed_one_stops_no_other(tmp_path, monkeypatch):
     root = fakeloop.make_root(tmp_path, monkeypatch)
-    monkeypatch.setenv("DVC_STAGE", "outer")  # as if dvc itself ran the cells
     cells = [Cell("base", "cells", "params.yaml"), Cell("bad", "cells", "params.yaml", {"filter.*.min_overlap": 0.99}),
              Cell("typo", "cells", "params.yaml", {"filter.*.min_ovrlap": 0.1}),
              Cell("copy", "cells", "params.yaml", {"filter.*.copy": 0.3})]  # fmt: skip
@@ -176,6 +184,9 @@ def test_cells_share_what_they_have_in_common_and_a_failed_one_stops_no_other(tm
     assert set(copy["fetched"]) == {"fit@cells", "fidelity@cells"} and set(copy["stages"]) == {"evaluate@cells"}
     again = run_cells([cells[0], cells[3]], root=root, report=lambda r: None)
     assert again == [base, copy] and fakeloop.runs(tmp_path) == []
+    worse = Cell("base", "cells", "params.yaml", {"filter.*.min_overlap": 0.99})
+    failed = run_cells([worse], root=root, report=lambda r: None)[0]
+    assert failed["status"] == "FAILED" and failed["fidelity"] is None  # not what the tree still holds of before
 
 
 def test_a_killed_run_leaves_nothing_running_and_goes_on(tmp_path, monkeypatch):
