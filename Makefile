@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := repro
-.PHONY: repro set-up check results test clean
+.PHONY: repro set-up check results ablate test clean
 
 repro: $(STAMP)
 	dvc repro
@@ -27,6 +27,10 @@ check: $(STAMP)
 
 results: $(STAMP)
 	oddsmith results
+
+# every cell of ablate.yaml, then one table of them all in reports/ablation.json, .csv and plots; see docs/ablations.md
+ablate: $(STAMP)
+	python -m pipelines.ablate run
 
 test: $(STAMP)
 	ruff check .

@@ -18,14 +18,17 @@ def settings_for(params: Path, dataset: str, changes: dict[str, Any], *, where: 
 
     A `*` in a path stands for the data set's modality. SettingsError, after `where`, for what params.yaml may not hold.
     """
-    raw = read_yaml(params)
+    return patched(read_yaml(params), dataset, changes, where=where, name=params)
+
+
+def patched(raw: Any, dataset: str, changes: dict[str, Any], *, where: str, name: Path) -> dict:
+    """As `settings_for`, of settings that were read from the file `name`."""
     known = raw.get("datasets") if isinstance(raw, dict) else None
     if not isinstance(known, dict) or dataset not in known:
         hint = closest(dataset, known or ())
-        raise SettingsError(f"{where}data set must be one of {params}, got '{dataset}'; {hint}")
-    raw["datasets"] = {dataset: known[dataset]}
+        raise SettingsError(f"{where}data set must be one of {name}, got '{dataset}'; {hint}")
     modality = known[dataset].get("modality") if isinstance(known[dataset], dict) else None
-    out = copy.deepcopy(raw)
+    out = copy.deepcopy({**raw, "datasets": {dataset: known[dataset]}})
     for path, value in changes.items():
         put(out, path.replace("*", str(modality)), value, where)
     check(out, where)

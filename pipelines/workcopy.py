@@ -68,7 +68,8 @@ def lay_out(root: Path, tree: Path, settings: dict) -> Path:
 
     Artefacts of an earlier run stay, so that DVC goes on where it was.
     """
-    tree.mkdir(parents=True, exist_ok=True)
+    (tree / ".dvc").mkdir(parents=True, exist_ok=True)  # first: to the root's own DVC it is a repository apart
+    (tree / ".dvc" / "config").write_text(CONFIG.format(cache=cache_of(root)))
     for name in (*FOLDERS, *FILES):
         source, target = root / name, tree / name
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -77,8 +78,6 @@ def lay_out(root: Path, tree: Path, settings: dict) -> Path:
         elif source.exists():
             shutil.copy2(source, target)
     (tree / "params.yaml").write_text(dump(settings))
-    (tree / ".dvc").mkdir(exist_ok=True)
-    (tree / ".dvc" / "config").write_text(CONFIG.format(cache=cache_of(root)))
     for text in named_paths(settings, root):
         link(text, root, tree)
     (root / SHARED).mkdir(exist_ok=True)
