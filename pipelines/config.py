@@ -452,6 +452,27 @@ class Audit(Model):
     row: AuditRow | None = None
 
 
+# fidelity: how like the real ones the kept are
+
+
+class FidelityImage(Model):
+    most: Count = 256  # records a side that are compared
+
+
+class FidelitySeries(Model):
+    most: Count = 1000
+
+
+class FidelityRow(Model):
+    most: Count = 1000
+
+
+class Fidelity(Model):
+    image: FidelityImage | None = None
+    series: FidelitySeries | None = None
+    row: FidelityRow | None = None
+
+
 class Report(Model):
     examples: Count  # records shown of each kind of outcome
 
@@ -485,6 +506,7 @@ class Settings(Model):
     train: Train
     evaluate: Evaluate
     audit: Audit
+    fidelity: Fidelity
     report: Report
     publish: Publish = Publish()
 

@@ -13,7 +13,8 @@ from pipelines.config import ROUNDS
 from pipelines.graph import HIDDEN, ROUND, leaks, load, names, outs, resolve, touches
 
 ROOT = Path(__file__).parent.parent
-BLIND = ("fit", "adapt", "crossfit", "tune", "generate", "judge", "filter", "gate", "train")  # never see the test split
+# must never see the test split
+BLIND = ("fit", "adapt", "crossfit", "tune", "generate", "judge", "filter", "gate", "train", "fidelity")
 DATASETS = {name: {"modality": name, "source": {"reader": "demo", "path": "data/demo.py"}}
             for name in ("image", "series", "row")}  # fmt: skip
 STAGES = resolve(load(ROOT / "dvc.yaml")["stages"], DATASETS)
@@ -62,7 +63,7 @@ def test_no_blind_stage_names_the_test_split_in_its_code():
 def test_every_stage_is_there_with_its_rounds_and_the_command_of_its_file():
     stages = load(ROOT / "dvc.yaml")["stages"]
     rounds = [f"{n}-r{r}" for r in ROUNDS for n in ("tune", "generate", "judge", "filter") if (n, r) != ("tune", 1)]
-    last = {"gate", "train", "evaluate", "audit", "report", "publish"}
+    last = {"gate", "train", "evaluate", "fidelity", "audit", "report", "publish"}
     assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds} | last
     for name, stage in STAGES.items():
         title, _, key = name.partition("@")
