@@ -11,11 +11,11 @@ import torch
 from data.errors import InputError
 from data.records import Records, concat
 from generation import lora
+from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
 from generation.model import Adapter, Base
 from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, plan
-from generation.contrast import contrast
 from generation.training import fit_adapter, fit_base, match_scales
 
 
@@ -287,7 +287,6 @@ def test_host_bins_are_thirds_by_what_goes_on(modality):
 
 @pytest.mark.parametrize("modality", ["image", "series"])
 def test_records_lie_where_the_plan_says_as_often_as_they_can(modality):
-    fit, support = tiny.make(modality, normals=8, odd=4)
     fitted = Fitted(modality)
     rows = plan(fitted.fit, fitted.support, fitted.folds, count=32, seed=5, round_=1)
     made = fitted.make(rows)
