@@ -66,7 +66,7 @@ def plan(
     round_: int,
     steer: dict[str, float] | None = None,
 ) -> pd.DataFrame:
-    """`count` rows: seed, kind, size, severity_bin, place, host_bin (names), size_factor, severity_factor, parent and host
+    """`count` rows: seed, kind, size, severity_bin, place, host_bin (names), size_factor, severity_factor, parent, host
     (positions in `support` and `fit`). Row i does not change with `count`."""
     kinds = sorted(set(support.meta["kind"]))
     choices = arms(kinds, fit.modality)

@@ -270,14 +270,18 @@ class GenerateSettings(Model):
     steps: Annotated[int, Field(ge=2, le=1000)]
     sampler: Literal["dpmpp_2m", "heun"]
     sigma_max: Positive
+    scale: Positive = 1.0  # severity: times the guidance matched to the support; 0 would be normal, 1 like the examples
+    kind_noise: Annotated[float, Field(ge=0)] = 0.0  # noise on a record's kind vector, in its rms: variety
 
 
 class GenerateImage(GenerateSettings):
     strength: Annotated[float, Field(gt=0, le=1)]  # 1 starts from pure noise
+    masks: Literal["bank", "random"] = "bank"  # the support's own, reshaped, or any blobs and strokes
 
 
 class GenerateSeries(GenerateSettings):
     strength: Span
+    masks: Literal["bank", "random"] = "bank"  # the support's spans and channels, or any
 
 
 class GenerateRow(GenerateSettings):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 
-from pipelines.adapt import sampling_of, support_of
+from pipelines.adapt import neutral, sampling_of, support_of
 from pipelines.config import ROUNDS
 from pipelines.crossfit import load_judges
 from pipelines.stage import Run, progress, stage
@@ -126,7 +126,7 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
         base = Base.load(run.paths.base, pick_device(run.params.device))
         settings = sections["adapt"].model_dump(by_alias=True)
         adapter, _ = fit_adapter(base, normals, odd, settings=settings, seed=seed)
-    match_scales(adapter, normals, odd, folds, seed=seed, count=sections["adapt"].match, sampling=sampling)
+    match_scales(adapter, normals, odd, folds, seed=seed, count=sections["adapt"].match, sampling=neutral(sampling))
     rows = plan(normals, odd, folds, count=run.settings.count, seed=seed, round_=101)
     made = concat(list(generate(adapter, normals, odd, rows, **sampling)))
     options = sections["crossfit"].model_dump(by_alias=True)

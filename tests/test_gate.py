@@ -82,7 +82,7 @@ def test_a_gain_that_could_be_chance_is_refused_with_its_figure():
 
 
 def test_a_fold_is_measured_with_what_the_other_folds_chose():
-    """On fold 0 `real` is best by far, on fold 1 `classical`: nested, each fold is held against the other's favourite."""
+    """On fold 0 `real` is best by far, on fold 1 `classical`: each fold is held against the other's favourite."""
     table = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]]
     said = run(table, ["0", "0", "1", "1"])
     np.testing.assert_allclose(said["gain"]["values"], 0.5)  # 0.5 - 0 everywhere; the optimist's way gives -0.5 or 0

@@ -41,17 +41,18 @@ def test_a_real_anomaly_passes_every_gate_and_is_a_copy(modality):
 
 @pytest.mark.parametrize("modality", ["image", "series"])
 def test_a_change_outside_the_mask_is_counted(modality):
-    hosts, support, gates = world(modality)
+    _, support, gates = world(modality)
     x = [value.copy() for value in support.x]
     where = np.argwhere(~np.asarray(support.mask[1], bool))[:3]
     for at in where:
         x[1][tuple(at)] += 1
-    made = as_made(Records(modality, support.meta, x, support.mask, support.schema, support.time), list(support.meta["id"]))
+    changed = Records(modality, support.meta, x, support.mask, support.schema, support.time)
+    made = as_made(changed, list(support.meta["id"]))
     assert list(gates.measure(made)["outside"]) == [0, 3, 0, 0]
 
 
 def test_cells_that_were_not_edited_must_be_the_hosts():
-    hosts, support, gates = world("row")
+    _, support, gates = world("row")
     made = as_made(support, list(support.meta["id"]))
     made.meta["changed"] = [[False] * 4 for _ in range(4)]
     other = as_made(support, list(support.meta["id"][[1, 1, 2, 3]]))

@@ -11,11 +11,11 @@ import torch
 from data.errors import InputError
 from data.records import Records, concat
 from generation import lora
+from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
 from generation.model import Adapter, Base
 from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, plan
-from generation.contrast import contrast
 from generation.training import fit_adapter, fit_base, match_scales
 
 
@@ -287,10 +287,51 @@ def test_host_bins_are_thirds_by_what_goes_on(modality):
 
 @pytest.mark.parametrize("modality", ["image", "series"])
 def test_records_lie_where_the_plan_says_as_often_as_they_can(modality):
-    fit, support = tiny.make(modality, normals=8, odd=4)
     fitted = Fitted(modality)
     rows = plan(fitted.fit, fitted.support, fitted.folds, count=32, seed=5, round_=1)
     made = fitted.make(rows)
     told = set(made.meta["place"])
     assert told <= set(PLACES[modality])
     assert (made.meta["place"].to_numpy() == rows["place"].to_numpy()).mean() > 0.8
+
+
+def test_noise_on_the_kinds_varies_records_and_spares_the_controls(fitted):
+    plain, noisy = (
+        concat(list(generate(fitted.adapter, fitted.fit, fitted.support, fitted.plan.iloc[:6],
+                             **tiny.SAMPLING[fitted.modality], kind_noise=std)))
+        for std in (0.0, 1e4)
+    )  # fmt: skip
+    differs = [str(values(plain, i).tolist()) != str(values(noisy, i).tolist()) for i in range(6)]
+    assert any(differs) and list(plain.meta["id"]) == list(noisy.meta["id"])
+    alone = concat(list(generate(fitted.adapter, fitted.fit, fitted.support, fitted.plan.iloc[[3]],
+                                 **tiny.SAMPLING[fitted.modality], kind_noise=1e4)))  # fmt: skip
+    assert str(values(alone, 0).tolist()) == str(values(noisy, 3).tolist())
+    assert fitted.adapter.owner.kinds.offset is None
+
+
+def test_no_offset_reaches_the_normal_kind():
+    from generation.networks import moved
+
+    vectors, offset = torch.zeros(3, 2), torch.ones(3, 2)
+    assert moved(vectors, torch.tensor([0, 1, 0]), offset).tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+def test_random_masks_need_no_shape_of_the_support(modality):
+    fitted = Fitted(modality)
+    rows = fitted.plan.iloc[:6]
+    made = concat(list(generate(fitted.adapter, fitted.fit, fitted.support, rows, **tiny.SAMPLING[modality],
+                                masks="random")))  # fmt: skip
+    bank = fitted.make(rows)
+    assert any(not np.array_equal(a, b) for a, b in zip(made.mask, bank.mask))
+
+
+def test_the_scale_is_severity():
+    fitted = Fitted("series")
+    rows = fitted.plan[fitted.plan.index < 8]
+    weak, strong = (
+        concat(list(generate(fitted.adapter, fitted.fit, fitted.support, rows, **tiny.SAMPLING["series"], scale=scale)))
+        for scale in (0.01, 4.0)
+    )
+    gap = [np.mean([np.abs(x - c).mean() for x, c in zip(made.x, made.control)]) for made in (weak, strong)]
+    assert gap[0] < gap[1]

@@ -48,7 +48,8 @@ def small_params(modality: str) -> dict:
         for name, options in small["detector"].items():
             params[stage][modality].setdefault(name, {}).update(options)
     params["filter"][modality] |= {"floor": 0.0, "ceiling": 0.0, "seam": 2.0, "min_overlap": 0.0, "copy": 0.0,
-                                   "contrast": [0.0, 1e9], "posterior": 0.0, "settled": 0.0, "collapse": 0.0}  # fmt: skip
+                                   "contrast": [0.0, 1e9], "posterior": 0.0, "settled": 0.0,
+                                   "collapse": 0.0}  # fmt: skip
     params["tune"][modality] |= {"steps": 3, "batch": 4, "pool": 8}
     params["gate"][modality] |= {"count": 8}
     params["train"][modality]["shuffled"] = True

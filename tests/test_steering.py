@@ -10,7 +10,8 @@ from detection.steering import diversity, effective, shift, stop, tally, weights
 
 
 def meta(count: int, **columns) -> pd.DataFrame:
-    base = {"kind": "k", "size_bin": "like", "severity_bin": "like", "place": "inner", "host_bin": "usual", "area": 0.01}
+    base = {"kind": "k", "size_bin": "like", "severity_bin": "like", "place": "inner", "host_bin": "usual"}
+    base["area"] = 0.01
     return pd.DataFrame({**{k: [v] * count for k, v in base.items()}, **columns})
 
 

@@ -1,4 +1,4 @@
-"""Learning from verdicts: the preference loss is exact, tuning moves the adapter the right way and resumes bit for bit."""
+"""Learning from verdicts: the loss is exact, tuning moves the adapter the right way and resumes bit for bit."""
 
 from __future__ import annotations
 

@@ -9,8 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.novelty import Duplicates, copy_distance
-from detection.verdict import BY_HAND, CRITERIA, HARD, KEPT, REASONS, REFUSED, SOFT, band_limits, best_of, cap_trivial
-from detection.verdict import quotas, verdicts
+from detection.verdict import (
+    BY_HAND,
+    CRITERIA,
+    HARD,
+    KEPT,
+    REASONS,
+    REFUSED,
+    SOFT,
+    band_limits,
+    best_of,
+    cap_trivial,
+    quotas,
+    verdicts,
+)
 
 SETTINGS = {"min_overlap": 0.2, "seam": 0.95, "contrast": [0.5, 2.0], "copy": 0.3, "posterior": 0.1, "floor": 0.5,
             "ceiling": 0.95, "low": 0.1, "high": 0.9, "trivial_share": 0.5, "criterion": "eap", "keep_share": 1.0,
