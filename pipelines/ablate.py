@@ -61,8 +61,9 @@ def summary() -> int:
 
     plan = ablation.plan()
     base = read_yaml(Path(plan["base"]))["prepare"]["support"]
-    found = tables.summarise([read(key, about) for key, about in plan["cells"].items()], support=base)
-    for name, text in tables.files(found).items():
+    results = [read(key, about) for key, about in plan["cells"].items()]
+    found = tables.summarise(results, support=base)
+    for name, text in tables.files(found, results).items():
         with atomic_file(REPORTS / name) as path:
             path.write_text(text, encoding="utf-8")
     states = [row["status"] for row in found["rows"]]

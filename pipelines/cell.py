@@ -3,7 +3,7 @@
 A stage whose code, inputs and settings another cell (or the repository itself) has run before is fetched from DVC's run
 cache. A cell's home, `.work/cells/<name>/`, holds `tree` (code, params.yaml, artefacts), log.txt and result.json:
     {"cell", "dataset", "params", "set", "status": "done" | "FAILED", "error", "seconds", "stages": {stage: seconds},
-     "fetched": [stage], "metrics", "gate", "fidelity", "audit", "stamp"}
+     "fetched": [stage], "metrics", "gate", "fidelity", "stamp"}
 A cell that is done is not run again while its code, settings and data stay as they are; a killed one goes on.
 """
 
@@ -28,7 +28,7 @@ from pipelines.workcopy import lay_out, stamp_of
 
 HOME = ROOT / "cells"
 TARGETS = ("evaluate", "gate", "fidelity")  # stages that a cell is run for, those of them that there are
-RESULTS = ("gate", "fidelity", "audit")  # <name>.json of a data set's artefacts
+RESULTS = ("gate", "fidelity")  # <name>.json of a data set's artefacts
 NOTHING = dict.fromkeys(("metrics", *RESULTS))
 
 
@@ -85,7 +85,7 @@ def finished(home: Path, stamp: str) -> dict | None:
 
 
 def collect(tree: Path, dataset: str) -> dict[str, Any]:
-    """metrics, gate, fidelity and audit as written, None for what is not there."""
+    """metrics, gate and fidelity as written, None for what is not there."""
     files = {"metrics": tree / "metrics" / f"{dataset}.json"}
     files |= {name: tree / "artifacts" / dataset / f"{name}.json" for name in RESULTS}
     return {name: json.loads(path.read_text()) if path.exists() else None for name, path in files.items()}

@@ -23,14 +23,19 @@ def settings_for(params: Path, dataset: str, changes: dict[str, Any], *, where: 
 
 def patched(raw: Any, dataset: str, changes: dict[str, Any], *, where: str, name: Path) -> dict:
     """As `settings_for`, of settings that were read from the file `name`."""
-    known = raw.get("datasets") if isinstance(raw, dict) else None
+    out = copy.deepcopy(raw) if isinstance(raw, dict) else {}
+    for path, value in changes.items():
+        if path.split(".")[0] == "datasets":  # first: it may be the change that brings the data set in
+            put(out, path, value, where)
+    known = out.get("datasets")
     if not isinstance(known, dict) or dataset not in known:
         hint = closest(dataset, known or ())
         raise SettingsError(f"{where}data set must be one of {name}, got '{dataset}'; {hint}")
+    out["datasets"] = {dataset: known[dataset]}
     modality = known[dataset].get("modality") if isinstance(known[dataset], dict) else None
-    out = copy.deepcopy({**raw, "datasets": {dataset: known[dataset]}})
     for path, value in changes.items():
-        put(out, path.replace("*", str(modality)), value, where)
+        if path.split(".")[0] != "datasets":
+            put(out, path.replace("*", str(modality)), value, where)
     check(out, where)
     return out
 

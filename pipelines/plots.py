@@ -7,7 +7,8 @@ from markupsafe import escape
 from pipelines.figures import number, plain, ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, FOOT = 480, 330, 62, 130, 44, 46
-COLOURS = ("#0b6e99", "#d9480f", "#5c940d", "#862e9c", "#c2255c", "#495057", "#e67700", "#087f5b")
+COLOURS = ("#0b6e99", "#d9480f", "#5c940d", "#862e9c", "#c2255c", "#495057", "#e67700", "#087f5b", "#364fc7", "#a61e4d",
+           "#0ca678", "#846358", "#5f3dc4", "#2b8a3e")  # fmt: skip
 STYLE = "font:12px system-ui,sans-serif"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 GAINS = (("filtered", "real"), ("filtered", "classical"), ("filtered", "dropped"))  # arm over arm, the metric's mean
 COUNTS = ("real", "generated")  # of a fidelity table, no measures
-LEAST = 4  # cells that a correlation is told from
+LEAST = 6  # cells that a correlation is told from
 DRAWS = 1000  # of the bootstrap
 K = "prepare.support"  # how many labelled examples
 FIELDS = ("dataset", "cell", "axes", "status", "seconds", "part", "name", "metric", "mean", "low", "high")
@@ -23,12 +23,13 @@ FIELDS = ("dataset", "cell", "axes", "status", "seconds", "part", "name", "metri
 def summarise(results: list[dict], *, support: int) -> dict:
     """{"rows", "correlations", "by_dataset", "label_efficiency"} of cells. support: the base's labelled examples.
 
-    rows: {"cell", "axes", "dataset", "metrics", "fidelity": {measure: value}, "gate", "status", "error", "seconds"}.
+    rows: {"cell", "axes", "dataset", "metrics": {arm: mean of the head metric}, "fidelity": {measure: value}, "status",
+    "error", "seconds"}.
     correlations, over all data sets, and by_dataset: {"fidelity", "gain", "rho", "low", "high", "n"}.
     label_efficiency: {"dataset", "arm", "k", "mean", "low", "high"} of the head metric where only K was changed.
     """
     rows = [row_of(result) for result in results]
-    points = [point for row in rows for point in points_of(row)]
+    points = [point for result in results for point in points_of(result)]
     datasets = sorted({point["dataset"] for point in points})
     each = [{"dataset": d, **c} for d in datasets for c in correlations([p for p in points if p["dataset"] == d])]
     return {"rows": rows, "correlations": correlations(points), "by_dataset": each, "points": points,
@@ -36,27 +37,35 @@ def summarise(results: list[dict], *, support: int) -> dict:
 
 
 def row_of(result: dict) -> dict:
-    fidelity = ((result.get("fidelity") or {}).get("all")) or None
-    return {name: result.get(name) for name in ("cell", "axes", "dataset", "metrics")} | {
-        "fidelity": fidelity and {k: v for k, v in fidelity.items() if k not in COUNTS},
-        **{name: result.get(name) for name in ("gate", "status", "error", "seconds")},
-    }
+    about = {name: result.get(name) for name in ("cell", "axes", "dataset", "status", "error", "seconds")}
+    return about | {"metrics": heads(result), "fidelity": dict(fidelity_of(result))}
+
+
+def heads(result: dict) -> dict[str, float]:
+    """{arm: mean of the head metric} of a result; empty where it has none."""
+    metrics = result.get("metrics") or {}
+    head, arms = (metrics.get("gain") or {}).get("metric"), metrics.get("arms") or {}
+    means = {arm: (table.get(head) or {}).get("mean") for arm, table in arms.items()}
+    return {arm: mean for arm, mean in means.items() if mean is not None}
+
+
+def fidelity_of(result: dict) -> Iterable[tuple[str, float]]:
+    """(measure, value) of what was kept, without counts and what is unknown."""
+    own = (result.get("fidelity") or {}).get("all") or {}
+    return ((name, value) for name, value in own.items() if name not in COUNTS and value is not None)
 
 
 # fidelity against gain
 
 
-def points_of(row: dict) -> list[dict]:
-    """{"dataset", "cell", "fidelity", "x", "gain", "y"} of every measure and gain of a row."""
-    arms = (row["metrics"] or {}).get("arms") or {}
-    head = (row["metrics"] or {}).get("gain", {}).get("metric")
-    out = []
+def points_of(result: dict) -> list[dict]:
+    """{"dataset", "cell", "fidelity", "x", "gain", "y"} of every measure and gain of a result."""
+    means, out = heads(result), []
     for arm, over in GAINS:
-        pair = [arms.get(name, {}).get(head, {}).get("mean") for name in (arm, over)]
-        if None in pair:
-            continue
-        about = {"dataset": row["dataset"], "cell": row["cell"], "gain": f"{arm} over {over}", "y": pair[0] - pair[1]}
-        out += [about | {"fidelity": k, "x": v} for k, v in (row["fidelity"] or {}).items() if v is not None]
+        if arm in means and over in means:
+            about = {"dataset": result["dataset"], "cell": result["cell"], "gain": f"{arm} over {over}",
+                     "y": means[arm] - means[over]}  # fmt: skip
+            out += [about | {"fidelity": name, "x": value} for name, value in fidelity_of(result)]
     return out
 
 
@@ -93,7 +102,7 @@ def pooled(groups: list[np.ndarray]) -> np.ndarray:
     ranks = [(rankdata(g, axis=-2) - (g.shape[-2] + 1) / 2) / g.shape[-2] for g in groups]
     ranks = np.concatenate(ranks, axis=-2)
     size = np.sqrt((ranks**2).sum(-2)).prod(-1)
-    return np.where(size > 0, (ranks.prod(-1)).sum(-1) / np.where(size > 0, size, 1), np.nan)
+    return np.where(size > 0, np.clip(ranks.prod(-1).sum(-1) / np.where(size > 0, size, 1), -1, 1), np.nan)
 
 
 # labels
@@ -118,12 +127,12 @@ def efficiency(results: list[dict], support: int) -> list[dict]:
 # files
 
 
-def files(found: dict) -> dict[str, str]:
+def files(found: dict, results: list[dict]) -> dict[str, str]:
     """{name below reports/: text}: ablation.json, ablation.csv and a plot a measure and a data set."""
     from pipelines import plots
 
     told = {name: found[name] for name in ("rows", "correlations", "by_dataset", "label_efficiency")}
-    out = {"ablation.json": json.dumps(told, indent=1, allow_nan=False) + "\n", "ablation.csv": table(found["rows"])}
+    out = {"ablation.json": json.dumps(told, indent=1, allow_nan=False) + "\n", "ablation.csv": table(results)}
     first = " over ".join(GAINS[0])
     for c in found["correlations"]:
         if c["gain"] == first:
@@ -136,12 +145,12 @@ def files(found: dict) -> dict[str, str]:
     return out
 
 
-def table(rows: list[dict]) -> str:
+def table(results: list[dict]) -> str:
     """Tidy CSV: a line a number. part: arm, detector, fidelity, or status alone where there are no numbers."""
     text = io.StringIO()
     out = csv.DictWriter(text, FIELDS, lineterminator="\n")
     out.writeheader()
-    for row in rows:
+    for row in results:
         axes = " ".join(f"{name}={value}" for name, value in (row["axes"] or {}).items())
         about = {"dataset": row["dataset"], "cell": row["cell"], "axes": axes, "status": row["status"],
                  "seconds": row["seconds"]}  # fmt: skip
@@ -150,18 +159,14 @@ def table(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def lines_of(row: dict) -> list[dict]:
-    """{"part", "name", "metric", "mean", "low", "high"} of every number of a row."""
-    metrics = row["metrics"] or {}
+def lines_of(result: dict) -> list[dict]:
+    """{"part", "name", "metric", "mean", "low", "high"} of every number of a result."""
+    metrics = result["metrics"] or {}
     parts = [("arm", metrics.get("arms")), ("detector", metrics.get("detectors"))]
     found = [(part, name, *pair) for part, own in parts for name in own or () for pair in own[name].items()]
     out = [{"part": part, "name": name, "metric": metric, **{k: value.get(k) for k in ("mean", "low", "high")}}
            for part, name, metric, value in found]  # fmt: skip
-    return out + [{"part": "fidelity", "name": "filtered", "metric": m, "mean": v} for m, v in fidelity_of(row)]
-
-
-def fidelity_of(row: dict) -> Iterable[tuple[str, float]]:
-    return ((name, value) for name, value in (row["fidelity"] or {}).items() if value is not None)
+    return out + [{"part": "fidelity", "name": "filtered", "metric": m, "mean": v} for m, v in fidelity_of(result)]
 
 
 def inert(value):

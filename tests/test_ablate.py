@@ -187,11 +187,13 @@ def test_rows_correlations_and_label_curves_come_of_the_cells():
     assert told["by_dataset"] == [{"dataset": "cells", **told["correlations"][0]}]
     curve = [(r["k"], r["mean"]) for r in told["label_efficiency"] if r["arm"] == "filtered"]
     assert curve == [(10, 0.7), (20, 0.8)]
-    assert told["rows"][-1]["error"] == "no & <never>" and told["rows"][0]["fidelity"] == {"fid": 10, "kid": None}
+    assert told["rows"][-1]["error"] == "no & <never>" and told["rows"][0]["fidelity"] == {"fid": 10}
+    assert told["rows"][3]["metrics"] == {"real": 0.5, "filtered": 0.53, "=cmd": 0.1}
+    assert told["rows"][-1]["metrics"] == {}
 
 
 def test_the_table_is_tidy_and_inert_and_the_plots_are_whole():
-    files = tables.files(tables.summarise(RESULTS, support=10))
+    files = tables.files(tables.summarise(RESULTS, support=10), RESULTS)
     assert set(files) == {"ablation.json", "ablation.csv", "ablation/fid.svg", "ablation/labels-cells.svg"}
     lines = list(csv.DictReader(files["ablation.csv"].splitlines()))
     assert len(lines) == 7 * 3 + 6 + 1 and lines[-1]["status"] == "FAILED"

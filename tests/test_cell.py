@@ -54,6 +54,12 @@ def test_a_data_set_that_is_not_there_is_told_with_the_closest():
         settings_for(PARAMS, "cell", {})
 
 
+def test_a_data_set_may_come_with_the_changes():
+    claims = {"modality": "row", "source": {"reader": "demo", "path": "x"}}
+    settings = settings_for(PARAMS, "claims", {"datasets": {"claims": claims}, "adapt.*.rank": 3})
+    assert settings["datasets"] == {"claims": claims} and settings["adapt"]["row"]["rank"] == 3
+
+
 def test_settings_survive_being_written_whatever_their_text_looks_like(tmp_path):
     from pipelines.explain import read_yaml
 
@@ -177,7 +183,7 @@ def test_cells_share_what_they_have_in_common_and_a_failed_one_stops_no_other(tm
     assert results[1]["metrics"] is None and "did you mean 'min_overlap'" in results[2]["error"]
     base, copy = results[0], results[3]
     assert base["metrics"]["arms"]["real"]["ap"]["values"] == [0.5, 0.6] and base["gate"]["accepted"]
-    assert base["fidelity"]["all"]["fid"] == 2 and base["audit"] is None and base["set"] == {}
+    assert base["fidelity"]["all"]["fid"] == 2 and base["set"] == {}
     assert set(base["stages"]) == {"fit@cells", "evaluate@cells", "fidelity@cells"} and base["seconds"] > 0
     ran = fakeloop.runs(tmp_path)
     assert sorted(ran) == ["evaluate cells 8"] * 3 + ["fidelity cells 8", "fit cells 8"]
