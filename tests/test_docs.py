@@ -246,7 +246,7 @@ def commands(path: Path) -> list[str]:
         lines = [line for line in lines if line not in {message for _, message in sections()}]
     lines = [part for line in lines for part in re.split(r" && |; ", line)]
     found = [re.sub(r" *\[[^\]]*\]", "", line) if "'" not in line else line for line in lines]
-    return [line.strip() for line in found if line.split(" ")[0] in COMMANDS and "…" not in line]
+    return [line.strip() for line in found if re.match(rf"make$|(?:{'|'.join(COMMANDS)}) ", line) and "…" not in line]
 
 
 @EVERY
