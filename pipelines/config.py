@@ -354,6 +354,7 @@ class Filter(RoundSection):
 
 
 class GateSettings(Model):
+    supports: Count  # most supports that the loop is run again for, fold by fold; more say more and take longer
     count: Count  # records generated without each fold
     arms: Annotated[list[Literal["real", "standard", "classical", "generated", "dropped", "filtered", "mixed"]],
                     Field(min_length=1)]  # training sets compared

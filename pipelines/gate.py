@@ -36,7 +36,8 @@ def main(run: Run) -> dict:
     inputs = [paths.base, paths.records, paths.splits, paths.judges]
     homes = [paths.round(r) for r in ROUNDS]
     inputs += [home / part for home in homes for part in ("generated", "kept")]
-    jobs = [(s, f) for s in run.seeds for f in sorted({run.plan["folds"][s][i] for i in run.plan["supports"][s]})]
+    seeds = run.seeds[: settings.supports]
+    jobs = [(s, f) for s in seeds for f in sorted({run.plan["folds"][s][i] for i in run.plan["supports"][s]})]
     with run.work(*inputs, also=sections) as work:
         for seed, fold in progress(jobs, f"gate {run.dataset}"):
             unit = f"seed{seed}-fold{fold}"
@@ -51,7 +52,7 @@ def main(run: Run) -> dict:
             values = rows[[str(i) for i in range(len(choices))]].to_numpy(float).T
             return decide(choices, values, list(rows["id"]), list(rows["block"]), confidence=settings.confidence)
 
-        by_seed = [said([t for (s, _), t in zip(jobs, tables) if s == seed]) for seed in run.seeds]
+        by_seed = [said([t for (s, _), t in zip(jobs, tables) if s == seed]) for seed in seeds]
         whole = said(tables)
         whole |= {"metric": METRIC, "sentence": sentence(whole, METRIC)}
         whole["seeds"] = [{k: v for k, v in found.items() if k != "candidates"} for found in by_seed]

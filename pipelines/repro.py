@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from data.errors import ResourceError
 from pipelines.work import atomic_file
 
 # runs a command that ends with whoever started it: a killed runner leaves no dvc behind
@@ -23,6 +24,7 @@ PATIENCE = 30.0  # seconds a command has to end when asked to
 def reproduce(tree: Path, home: Path, names: list[str], threads: int) -> tuple[int, dict, list[str], str]:
     """(exit code, seconds a stage, stages fetched, what went wrong) of `dvc repro` in the tree; log.txt has it all."""
     clock = Clock(home / "times.json")
+    unlock(tree)
     command = tethered([sys.executable, "-m", "dvc", "repro", *names])
     with (home / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=tree, env=surroundings(threads), stdout=subprocess.PIPE, text=True,
@@ -39,6 +41,31 @@ def reproduce(tree: Path, home: Path, names: list[str], threads: int) -> tuple[i
         finally:
             clock.stop(done=False)
     return code, clock.seconds(), clock.fetched, reason((home / "log.txt").read_text())
+
+
+def unlock(tree: Path) -> None:
+    """Removes what a killed dvc left locked; ResourceError where it still runs. The caller sees to it that none starts.
+
+    DVC does so itself only once the process is gone, which a dead one that nobody waited for is not.
+    """
+    path = tree / ".dvc" / "tmp" / "rwlock"
+    held = {int(pid) for pid in re.findall(r'"pid": (\d+)', path.read_text())} if path.exists() else set()
+    until = time.monotonic() + PATIENCE
+    while running := sorted(pid for pid in held if runs_dvc(pid)):
+        if time.monotonic() > until:
+            raise ResourceError(f"{path}: process {running[0]} still works there; stop it and run the same again")
+        time.sleep(0.1)
+    path.unlink(missing_ok=True)
+
+
+def runs_dvc(pid: int) -> bool:
+    """Whether a process lives and is a dvc, not another one that was given its number."""
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and any("dvc" in part for part in process.cmdline())
+    return False
 
 
 class Clock:

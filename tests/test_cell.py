@@ -14,10 +14,10 @@ import fakeloop
 import psutil
 import pytest
 
-from data.errors import SettingsError
+from data.errors import ResourceError, SettingsError
 from pipelines.cell import Cell, run_cells
 from pipelines.overrides import applies, dump, put, settings_for
-from pipelines.repro import Clock, reason, surroundings
+from pipelines.repro import Clock, reason, surroundings, unlock
 from pipelines.workcopy import cache_of, lay_out, link, stamp_of
 
 ROOT = fakeloop.ROOT
@@ -165,6 +165,27 @@ def test_the_dvc_of_a_cell_knows_nothing_of_one_around_it(monkeypatch):
     env = surroundings(2)
     assert "DVC_ROOT" not in env and env["OMP_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "2"
     assert env["PATH"].startswith(str(Path(sys.executable).parent)) and surroundings(0)["OMP_NUM_THREADS"] == "7"
+
+
+def test_what_a_dead_dvc_left_locked_is_freed_and_a_living_one_is_waited_for(tmp_path, monkeypatch):
+    lock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True)
+    monkeypatch.setattr("pipelines.repro.PATIENCE", 0.3)
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([*sleep, "dvc"]) as dvc, subprocess.Popen(sleep) as other:
+        lock.write_text(json.dumps({"/x": {"write": {"pid": other.pid, "cmd": "dvc repro"}}}))
+        unlock(tmp_path)  # a number that another process has by now
+        assert not lock.exists()
+        text = json.dumps({"/x": {"read": [{"pid": dvc.pid, "cmd": "dvc repro"}]}})
+        lock.write_text(text)
+        with pytest.raises(ResourceError, match=f"process {dvc.pid} still works there"):
+            unlock(tmp_path)
+        assert lock.read_text() == text
+        dvc.kill()  # and is waited for by nobody yet
+        unlock(tmp_path)
+        assert not lock.exists()
+        other.kill()
+    unlock(tmp_path)
 
 
 # runs

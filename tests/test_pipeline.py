@@ -51,7 +51,7 @@ def small_params(modality: str) -> dict:
                                    "contrast": [0.0, 1e9], "posterior": 0.0, "settled": 0.0,
                                    "collapse": 0.0}  # fmt: skip
     params["tune"][modality] |= {"steps": 3, "batch": 4, "pool": 8}
-    params["gate"][modality] |= {"count": 8}
+    params["gate"][modality] |= {"count": 8, "supports": 2}
     params["train"][modality]["shuffled"] = True
     return params
 

@@ -982,6 +982,22 @@ def test_entities_are_chosen_and_must_agree(tmp_path: Path):
         SOURCES["npz"](folder, modality="series", end="both")
 
 
+def test_a_long_train_is_read_from_its_end(tmp_path: Path):
+    folder = machine(tmp_path / "d")
+    whole, _ = SOURCES["npz"](folder, modality="series")
+    records, quarantine = SOURCES["npz"](folder, modality="series", train_steps=12, strict=True)
+    np.testing.assert_array_equal(records.x[0], whole.x[0][-12:])
+    np.testing.assert_array_equal(records.x[1], whole.x[1])
+    assert records.time[0].tolist() == list(range(18, 30)) and records.time[1].tolist() == list(range(30, 50))
+    assert records.meta["start"].tolist() == [18, 30] and len(records.mask[0]) == 12
+    reason = "train's first steps are left out by train_steps, got 30 for 12"
+    assert quarantine == [{"item": "m.npz", "reason": reason}]
+    assert not SOURCES["npz"](folder, modality="series", train_steps=30)[1]
+    for bad in (0, -1, True, 2.0, "9"):
+        with pytest.raises(SettingsError, match="train_steps must be a whole number of at least 1 step, got"):
+            SOURCES["npz"](folder, modality="series", train_steps=bad)
+
+
 def test_torn_missing_and_pickled_files_are_refused(tmp_path: Path):
     folder = machine(tmp_path / "d")
     data = (folder / "m.npz").read_bytes()
