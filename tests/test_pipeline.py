@@ -63,7 +63,8 @@ def run(step: str, name: str, folder: Path) -> subprocess.CompletedProcess:
                           capture_output=True, text=True)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=SMALL)
+# one worker a modality, so that its loop runs once
+@pytest.fixture(scope="module", params=[pytest.param(m, marks=pytest.mark.xdist_group(m)) for m in SMALL])
 def looped(request, tmp_path_factory) -> tuple[str, Path]:
     """(modality, folder) after every stage ran, each in a process of its own, the test split away until evaluate."""
     modality, folder = request.param, tmp_path_factory.mktemp(request.param)
