@@ -1,7 +1,6 @@
 """Leaks that a split can have: copies, look-alike copies, groups or stretches of time on both sides of the test.
 
-`join` mends what is ours to draw before the split, `shadowed` and `leave_out` what rows need, `checks` tells what is
-left. The audit runs `checks` again on what was written, with the test's fingerprints in place of the test.
+`join` mends what is ours to draw before the split, `leave_out` what rows need after it, `checks` tells what is left. The audit runs `checks` again on what was written, with the test's fingerprints in place of the test.
 """
 
 from __future__ import annotations
@@ -125,13 +124,6 @@ def fixed(meta: pd.DataFrame) -> np.ndarray:
         if {"train", "test"} <= set(given[rows]):
             out[rows] = given[rows]
     return out
-
-
-def shadowed(records: Records) -> np.ndarray:
-    """(N,) rows of a given train part whose cells a given test part holds too."""
-    side, content = fixed(records.meta), digests(records)
-    test = {sha for sha, where in zip(content, side) if where == "test"}
-    return np.array([where == "train" and sha in test for sha, where in zip(content, side)], bool)
 
 
 def leave_out(parts: dict[str, Records]) -> dict[str, Records]:

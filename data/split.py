@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from data.leaks import leave_out, shadowed
+from data.leaks import leave_out
 from data.records import Records
 
 DROPPED = ("segments",)  # meta columns of raw recordings that mean nothing for a window
@@ -48,9 +48,8 @@ def split(
 
         parts, block = cut(records, window=window, folds=folds, calib_share=calib_share)
     else:
-        usable = records.take(~shadowed(records)) if records.modality == "row" else records
         parts, block = by_group(
-            usable, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
+            records, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
         )
         parts = leave_out(parts) if records.modality == "row" else parts
     check_least(parts, support, folds)
