@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.explain import read_yaml
 
 HIDDEN = ("test", "fingerprints")  # outs of prepare that hold the test, or what tells its records apart
-READERS = ("evaluate", "audit", "report")  # may see it, or what was learnt from it
+READERS = ("evaluate", "audit", "report", "publish")  # may see it, or what was learnt from it
 ROUND = re.compile(r"-r\d+$")
 
 

@@ -54,8 +54,9 @@ def test_settings_that_are_shipped_validate(path):
 def test_presets_hold_the_supports_and_seeds_they_promise():
     found = {p.stem: load_settings(p) for p in FILES[1:]}
     told = {name: (s.prepare.seeds, s.datasets[name].source.reader) for name, s in found.items()}
-    assert told == {"magnetic_tile": (3, "mvtec"), "smd": (3, "npz"), "thyroid_sick": (5, "csv")}
-    assert found["magnetic_tile"].prepare.support == found["thyroid_sick"].prepare.support == 10
+    assert told == {"deeppcb": (3, "deeppcb"), "magnetic_tile": (3, "mvtec"), "nsl_kdd": (5, "csv"), "smd": (3, "npz"),
+                    "thyroid_sick": (5, "csv")}  # fmt: skip
+    assert {found[name].prepare.support for name in found if name != "smd"} == {10}
     assert 5 <= found["smd"].prepare.support <= 10 and found["smd"].prepare.series.window == 64
 
 
@@ -79,8 +80,8 @@ def test_presets_hold_the_supports_and_seeds_they_promise():
     ("prepare.image", [], "prepare.image: must hold keys and values, got []"),
     ("device", "gpu", "device: must be 'auto', 'cpu' or 'cuda', got 'gpu'"),
     ("datasets.cells.modality", "rows", "datasets.cells.modality: must be 'image', 'series' or 'row', got 'rows'"),
-    ("datasets.cells.source.reader", "cvs", "datasets.cells.source.reader: must be 'mvtec', 'folder', 'csv', 'npz' or "
-     "'demo', got 'cvs'"),
+    ("datasets.cells.source.reader", "cvs", "datasets.cells.source.reader: must be 'mvtec', 'folder', 'deeppcb', "
+     "'csv', 'npz' or 'demo', got 'cvs'"),
     ("generate.row.strength", [0.4], "generate.row.strength: must have at least 2 items, got [0.4]"),
     ("generate.row.strength", [0.4, 1.5], "generate.row.strength.1: must be <= 1, got 1.5"),
     ("datasets", {}, "datasets: must have at least 1 items, got {}"),

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config import ROUNDS
 from pipelines.graph import HIDDEN, ROUND, leaks, load, names, outs, resolve, touches
 
 ROOT = Path(__file__).parent.parent
-BLIND = ("fit", "adapt", "crossfit", "generate", "judge", "filter", "train")  # must never see the test split
+# must never see the test split
+BLIND = ("fit", "adapt", "crossfit", "tune", "generate", "judge", "filter", "gate", "train", "fidelity")
 DATASETS = {name: {"modality": name, "source": {"reader": "demo", "path": "data/demo.py"}}
             for name in ("image", "series", "row")}  # fmt: skip
 STAGES = resolve(load(ROOT / "dvc.yaml")["stages"], DATASETS)
@@ -23,11 +25,11 @@ def test_no_path_leads_from_the_test_split_to_anything_but_its_evaluation():
     assert "${" not in str(STAGES)
 
 
-def test_the_test_split_is_an_out_of_prepare_and_a_dep_of_evaluate_alone_and_its_fingerprints_of_the_audit():
-    for hidden, reader in zip(HIDDEN, ("evaluate", "audit")):
+def test_the_test_split_is_read_by_evaluate_and_publish_alone_and_its_fingerprints_by_the_audit():
+    for hidden, readers in zip(HIDDEN, (("evaluate@", "publish@"), ("audit@",))):
         for name, stage in STAGES.items():
             own = [d for d in names(stage["deps"]) if d.endswith(f"/{hidden}")]
-            assert bool(own) == name.startswith(f"{reader}@"), name
+            assert bool(own) == name.startswith(readers), name
             assert any(o.endswith(f"/{hidden}") for o in outs(stage)) == name.startswith("prepare@"), name
 
 
@@ -58,10 +60,11 @@ def test_no_blind_stage_names_the_test_split_in_its_code():
             assert not used, f"{path.name}: line {used}"
 
 
-def test_every_stage_is_there_with_two_rounds_and_the_command_of_its_file():
+def test_every_stage_is_there_with_its_rounds_and_the_command_of_its_file():
     stages = load(ROOT / "dvc.yaml")["stages"]
-    rounds = [f"{n}-r{r}" for r in (1, 2) for n in ("generate", "judge", "filter")]
-    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds, "train", "evaluate", "audit", "report"}
+    rounds = [f"{n}-r{r}" for r in ROUNDS for n in ("tune", "generate", "judge", "filter") if (n, r) != ("tune", 1)]
+    last = {"gate", "train", "evaluate", "fidelity", "audit", "report", "publish"}
+    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds} | last
     for name, stage in STAGES.items():
         title, _, key = name.partition("@")
         base, _, number = title.partition("-r") if ROUND.search(title) else (title, "", "")
@@ -78,12 +81,17 @@ def test_every_dep_that_is_no_source_file_is_made_by_another_stage():
             assert not any(touches(dep, out) for out in outs(stage)), f"{name}: {dep} is its own out"
 
 
-def test_round_two_depends_on_round_one_and_never_the_other_way():
+def test_a_round_depends_on_the_one_before_and_never_on_a_later_one():
     for name, stage in STAGES.items():
-        if "-r1@" in name:
-            assert not [d for d in names(stage["deps"]) if "/r2" in d] and ".r2." not in str(stage["params"])
-        if name.startswith("generate-r2@"):
-            assert any(d.endswith("/r1/steer.json") for d in names(stage["deps"]))
+        for r in ROUNDS:
+            if f"-r{r}@" not in name:
+                continue
+            for later in range(r + 1, ROUNDS[-1] + 1):
+                assert not [d for d in names(stage["deps"]) if f"/r{later}" in d], name
+                assert f".r{later}." not in str(stage["params"]), name
+            if name.startswith("generate-") and r > 1:
+                assert any(d.endswith(f"/r{r - 1}/steer.json") for d in names(stage["deps"]))
+                assert any(d.endswith(f"/r{r}/adapters") for d in names(stage["deps"]))
 
 
 def test_params_of_a_stage_are_there_and_are_of_its_own_section_and_modality():

@@ -22,8 +22,8 @@ from PIL import Image
 
 from data.errors import InputError, SettingsError
 from data.sources import SOURCES
+from data.sources.choose import canonical
 from data.sources.common import show
-from data.sources.csv import canonical
 from data.sources.pixels import BadImage, read_image, read_mask
 from data.sources.types import kind_of
 
@@ -643,6 +643,137 @@ def test_names_are_shown_on_one_printable_line(text: str):
     assert show(text).isprintable() and len(show(text)) <= 203
 
 
+# ---------------------------------------------------------------- which rows are read
+
+MIXED = """a,c,why,y
+1,x,,ok
+2,x,dos,bad
+3,x,,ok
+4,y,u2r,bad
+1.0,x,r2l,bad
+,x,,ok
+"""
+
+
+def mixed(tmp_path: Path, text: str = MIXED, **options):
+    return table(tmp_path, text, **{"anomalous": "bad", "kind": "why", "strict": True, **options})
+
+
+def test_keep_reads_the_rows_of_the_values_listed_and_tells_of_the_others(tmp_path: Path):
+    records, quarantine = mixed(tmp_path, keep={"why": ["", "u2r", "r2l"]})
+    assert records.meta[["id", "kind"]].values.tolist() == [
+        ["t-2", "normal"], ["t-4", "normal"], ["t-5", "u2r"], ["t-6", "r2l"], ["t-7", "normal"]]  # fmt: skip
+    reason = "rows of other values in column 'why' are left out by keep: dos 1"
+    assert quarantine == [{"item": "t.csv", "reason": reason}]
+    records, quarantine = mixed(tmp_path, keep={"a": [1, 3, 4.0], "c": "x"}, kind=None, ignore=["why"])
+    assert records.meta["id"].tolist() == ["t-2", "t-4", "t-6"] and len(quarantine) == 2
+    assert [c["name"] for c in records.schema["columns"]] == ["a", "c"]  # a column of keep is still a feature
+    assert quarantine[0]["reason"].endswith("in column 'a' are left out by keep: empty 1, 2 1")
+    assert records.schema["columns"][1]["categories"] == ["x"]  # of the rows read alone
+
+
+@pytest.mark.parametrize(
+    "keep, error, message",
+    [
+        ({"hwy": ["dos"]}, InputError, "keep must name a column, got 'hwy'; did you mean 'why'"),
+        ({"why": ["dos", "probe"]}, InputError, "hold the value 'probe' to keep, got an empty cell, dos, r2l, u2r; "),
+        ({"y": "bad"}, InputError, "normal values too"),
+        ({"why": ["dos"], "a": [4]}, InputError, "must hold the anomalous value 'bad'"),
+        (["why"], SettingsError, "keep must be columns with the values to keep"),
+        ({}, SettingsError, "keep must be columns with the values to keep"),
+        ({"why": []}, SettingsError, "keep.why must list values"),
+        ({"why": {"not": "dos"}}, SettingsError, "keep.why must list values"),
+    ],
+)
+def test_a_bad_keep_is_told_on_one_line(tmp_path: Path, keep: object, error: type, message: str):
+    with pytest.raises(error, match=message) as caught:
+        mixed(tmp_path, keep=keep)
+    assert "\n" not in str(caught.value)
+
+
+def test_keep_covers_both_files_and_names_the_lines_of_each(tmp_path: Path):
+    (tmp_path / "u.csv").write_text("a,c,why,y\n7,x,scan,odd\n8,x,,ok\n9,y,u2r,bad\n9,y,u2r,\n")
+    with pytest.raises(InputError, match=r"u.csv row 2: a label must be one of the first file's.*'odd'"):
+        mixed(tmp_path, test_path="u.csv")
+    options = {"test_path": "u.csv", "keep": {"why": ["", "u2r"]}}
+    records, quarantine = mixed(tmp_path, strict=False, **options)
+    assert records.meta["id"].tolist() == ["t-2", "t-4", "t-5", "t-7", "u-3", "u-4"]
+    assert records.meta["given"].tolist() == ["train"] * 4 + ["test"] * 2
+    assert [row["item"] for row in quarantine] == ["t.csv", "u.csv row 5"]
+    with pytest.raises(InputError, match=r"u\.csv row 5: a row must have a label"):
+        mixed(tmp_path, **options)
+
+
+def test_rows_that_contradict_each_other_are_left_out_where_asked(tmp_path: Path):
+    assert len(mixed(tmp_path)[0]) == 6
+    records, quarantine = mixed(tmp_path, conflicts="drop")
+    assert records.meta["id"].tolist() == ["t-3", "t-4", "t-5", "t-7"]  # 1 and 1.0 are one content
+    assert [(row["item"], row["reason"].split("got ")[1]) for row in quarantine] == [
+        ("t.csv", "1 anomalous and 1 normal rows")]  # fmt: skip
+    assert mixed(tmp_path)[0].meta["group"].tolist()[::4] == ["t-2", "t-2"]
+    x = np.array([[1.0, np.nan], [1, np.nan], [0, 2], [-0.0, 2], [3, 3], [3, 3]])
+    np.savez(tmp_path / "r.npz", X=x, y=np.array([0, 1, 0, 1, 0, 0]))
+    read = lambda **options: SOURCES["npz"](tmp_path / "r.npz", modality="row", strict=True, **options)  # noqa: E731
+    assert len(read()[0]) == 6
+    records, quarantine = read(conflicts="drop")
+    assert records.meta["id"].tolist() == ["r-4", "r-5"] and records.x.astype(float).values.tolist() == [[3, 3]] * 2
+    assert quarantine[0]["reason"].endswith("got 2 anomalous and 2 normal rows")
+    with pytest.raises(SettingsError, match="conflicts must be one of keep, drop, got 'dropp'; did you mean 'drop'"):
+        read(conflicts="dropp")
+
+
+def test_a_limit_draws_every_kind_its_share_with_a_fixed_seed(tmp_path: Path):
+    y = np.zeros(1000, int)
+    y[::4] = 1
+    np.savez(tmp_path / "r.npz", X=np.arange(2000.0).reshape(1000, 2), y=y)
+    read = lambda **options: SOURCES["npz"](tmp_path / "r.npz", modality="row", strict=True, **options)  # noqa: E731
+    whole, few = read()[0], read(limit=400)
+    assert len(few[0]) == 400 and few[0].meta["label"].sum() == 100
+    assert few[0].meta.equals(read(limit=400)[0].meta) and few[1][0]["reason"] == (
+        "rows are left out by limit, got 1000 for 400; drawn with a fixed seed")  # fmt: skip
+    at = [int(name.split("-")[1]) for name in few[0].meta["id"]]
+    assert at == sorted(at) and at[-1] > 950 and at != list(range(at[0], at[0] + 400))
+    assert few[0].x.values.tolist() == whole.x.iloc[at].values.tolist()
+    assert len(read(limit=1000)[0]) == 1000 and not read(limit=1000)[1]
+    text = "a,why,y\n" + "".join(f"{i},,ok\n" for i in range(900)) + "1,rare,bad\n" * 30 + "2,often,bad\n" * 270
+    records, _ = mixed(tmp_path, text, limit=420)
+    assert records.meta["kind"].value_counts().to_dict() == {"normal": 300, "often": 90, "rare": 30}  # rare ones stay
+    records, _ = mixed(tmp_path, text, limit=31)
+    assert records.meta["kind"].value_counts().tolist() == [11, 10, 10]  # too few for all: of each the same
+    (tmp_path / "u.csv").write_text(text)
+    records, _ = mixed(tmp_path, text, limit=840, test_path="u.csv")
+    assert records.meta.groupby(["given", "kind"]).size().to_dict() == {
+        (side, kind): n for side in ("test", "train") for kind, n in (("normal", 300), ("often", 90), ("rare", 30))}
+    for limit in (1, 0, -5, 2.0, "9", True):
+        with pytest.raises(SettingsError, match="source npz: limit must be a whole number of at least 2 rows, got"):
+            read(limit=limit)
+        with pytest.raises(SettingsError, match="source csv: limit must be a whole number of at least 2 rows, got"):
+            mixed(tmp_path, text, limit=limit)
+
+
+def test_a_table_is_named_inside_its_folder(tmp_path: Path):
+    mixed(tmp_path)
+    (tmp_path / "u.csv").write_text("a,c,why,y\n9,x,,ok\n")
+    read = lambda path=tmp_path, **options: SOURCES["csv"](path, modality="row", label="y", anomalous="bad", **options)  # noqa: E731
+    records, _ = read(file="t.csv", test_path="u.csv")
+    assert records.meta["id"].tolist()[-2:] == ["t-7", "u-2"] and set(records.meta["source"]) == {"t.csv"}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/l.csv").symlink_to(tmp_path / "t.csv")
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps([1]))
+    for path, options, message in (
+        (tmp_path, {}, "one table, got a folder; name it with file"),
+        (tmp_path, {"file": "tt.csv"}, "file must name a table in it, got 'tt.csv'; did you mean 't.csv'"),
+        (tmp_path / "in", {"file": "../t.csv"}, r"file must name a table in it, got '\.\./t\.csv'"),
+        (tmp_path / "in", {"file": "l.csv"}, "file must name a table in it, got 'l.csv'"),
+        (tmp_path, {"file": "in"}, "file must name a table in it, got 'in'"),
+        (tmp_path, {"file": "p.pkl"}, "pickled code"),
+        (tmp_path / "t.csv", {"file": "t.csv"}, "path must be a folder when file is set"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            read(path, **options)
+        assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- csv series
 
 
@@ -851,6 +982,22 @@ def test_entities_are_chosen_and_must_agree(tmp_path: Path):
         SOURCES["npz"](folder, modality="series", end="both")
 
 
+def test_a_long_train_is_read_from_its_end(tmp_path: Path):
+    folder = machine(tmp_path / "d")
+    whole, _ = SOURCES["npz"](folder, modality="series")
+    records, quarantine = SOURCES["npz"](folder, modality="series", train_steps=12, strict=True)
+    np.testing.assert_array_equal(records.x[0], whole.x[0][-12:])
+    np.testing.assert_array_equal(records.x[1], whole.x[1])
+    assert records.time[0].tolist() == list(range(18, 30)) and records.time[1].tolist() == list(range(30, 50))
+    assert records.meta["start"].tolist() == [18, 30] and len(records.mask[0]) == 12
+    reason = "train's first steps are left out by train_steps, got 30 for 12"
+    assert quarantine == [{"item": "m.npz", "reason": reason}]
+    assert not SOURCES["npz"](folder, modality="series", train_steps=30)[1]
+    for bad in (0, -1, True, 2.0, "9"):
+        with pytest.raises(SettingsError, match="train_steps must be a whole number of at least 1 step, got"):
+            SOURCES["npz"](folder, modality="series", train_steps=bad)
+
+
 def test_torn_missing_and_pickled_files_are_refused(tmp_path: Path):
     folder = machine(tmp_path / "d")
     data = (folder / "m.npz").read_bytes()
@@ -941,3 +1088,26 @@ def test_magnetic_tiles_read_as_their_description_says():
     index = pd.read_csv(SHARED / "magnetic_tile/index.csv").set_index("image").loc[records.meta["id"]]
     assert [int(mask.sum()) for mask in records.mask] == index["mask_pixels"].fillna(0).astype(int).tolist()
     assert [x.shape for x in records.x] == list(zip(index["height"], index["width"]))
+
+
+def test_break_ins_read_as_their_description_says():
+    records, quarantine = SOURCES["csv"](
+        real("nsl_kdd"), modality="row", file="train_20percent.csv.gz", test_path="test.csv.gz", label="attack_family",
+        anomalous=["u2r", "r2l"], keep={"attack_family": ["normal", "u2r", "r2l"]},
+        ignore=["attack", "difficulty", "label"], conflicts="drop",
+    )  # fmt: skip
+    counts = records.meta.groupby(["given", "kind"]).size().to_dict()
+    assert counts == {("train", "normal"): 13449 - 5, ("train", "r2l"): 209, ("train", "u2r"): 11,
+                      ("test", "normal"): 9711 - 54, ("test", "r2l"): 2752 - 58, ("test", "u2r"): 200}  # fmt: skip
+    assert len(records.schema["columns"]) == 41 and len(quarantine) == 2
+    both = records.meta.groupby("group")["given"].nunique()
+    assert (both > 1).sum() == 16  # contents that the source gives on both sides: the split puts them into the test
+
+
+def test_application_servers_read_as_their_description_says():
+    records, quarantine = SOURCES["npz"](real("asd"), modality="series", end="inclusive", strict=True)
+    assert not quarantine and records.meta["group"].tolist() == [f"omi-{i // 2 + 1}" for i in range(8)]
+    assert [len(json.loads(s)) for s in records.meta["segments"]] == [0, 7, 0, 4, 0, 6, 0, 5]
+    np.testing.assert_allclose([m.any(1).mean() for m in records.mask[1::2]], [0.102, 0.013, 0.034, 0.035], atol=6e-4)
+    with pytest.raises(InputError, match="set end to inclusive"):
+        SOURCES["npz"](real("asd"), modality="series")

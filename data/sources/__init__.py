@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.records import Records
-from data.sources import csv, folder, mvtec, npz
+from data.sources import csv, deeppcb, folder, mvtec, npz
 
 
 def demo(path: Path | str | None = None, *, modality: str, **options) -> tuple[Records, list[dict]]:
@@ -15,4 +15,5 @@ def demo(path: Path | str | None = None, *, modality: str, **options) -> tuple[R
     return read(path, modality=modality, **options)
 
 
-SOURCES = {"mvtec": mvtec.read, "folder": folder.read, "csv": csv.read, "npz": npz.read, "demo": demo}
+SOURCES = {"mvtec": mvtec.read, "folder": folder.read, "deeppcb": deeppcb.read, "csv": csv.read, "npz": npz.read,
+           "demo": demo}  # fmt: skip

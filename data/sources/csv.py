@@ -10,7 +10,8 @@ import pandas as pd
 
 from data.errors import InputError, closest
 from data.records import Records, check_names, make_meta
-from data.sources.common import Quarantine, call, content_groups, show
+from data.sources.choose import agreeing, canonical, check_options, contents, limited, of_values, plain
+from data.sources.common import Quarantine, call, content_groups, entries, inside, refuse_pickles, show
 from data.sources.recording import read_series
 from data.sources.text import read_text
 from data.sources.types import typed
@@ -23,55 +24,88 @@ def read(path: Path | str, *, modality: str, **options) -> tuple[Records, list[d
 
 def read_rows(
     path: Path, *, label: str, anomalous: object, id: str | None = None, group: str | None = None,
-    kind: str | None = None, ignore: list[str] | None = None, test_path: str | None = None,
-    separator: str | None = None, strict: bool = False,
+    kind: str | None = None, ignore: list[str] | None = None, file: str | None = None, test_path: str | None = None,
+    keep: dict | None = None, conflicts: str = "keep", limit: int | None = None, separator: str | None = None,
+    strict: bool = False,
 ) -> tuple[Records, list[dict]]:  # fmt: skip
     """Records of every labelled row; all other columns are features, typed over both files.
 
     label: the column whose value, or one of whose values, `anomalous` marks a row as anomalous. id, group,
-    kind: columns that are none of the features, `ignore` lists more. test_path: a second file, `given` "test"
-    (the first is then "train"), taken relative to the first's folder unless it exists as it is. Which cells
-    of an anomalous row deviate is unknown, so its whole mask is True.
+    kind: columns that are none of the features, `ignore` lists more. file: the table where `path` is a folder.
+    test_path: a second file, `given` "test" (the first is then "train"), taken relative to the first's folder
+    unless it exists as it is. keep: {column: [value, ..]}, the rows to read. conflicts: "drop" leaves out rows
+    that others of the same features contradict. limit: most rows, drawn with a fixed seed, of every kind (and
+    file) its share. Which cells of an anomalous row deviate is unknown, so its whole mask is True.
     """
+    check_options("csv", keep=keep, conflicts=conflicts, limit=limit)
     quarantine = Quarantine(strict)
+    path = first_file(path, file)
     files = [(path, "")] if test_path is None else [(path, "train"), (second_file(path, test_path), "test")]
-    tables = [read_text(file, separator=separator) for file, _ in files]
+    tables = [read_text(one, separator=separator) for one, _ in files]
     roles = [name for name in (label, id, group, kind) if name is not None] + list(ignore or [])
-    for (file, _), table in zip(files, tables):
-        check_columns(file, table, roles, tables[0])
+    for (one, _), table in zip(files, tables):
+        check_columns(one, table, roles, tables[0])
+    text = pd.concat(tables, ignore_index=True)
+    of_file = np.repeat(np.arange(len(files)), [len(table) for table in tables])
+    text.index = np.concatenate([np.arange(2, len(table) + 2) for table in tables])  # lines of the file
+    if keep:
+        kept = of_values(text, keep, show(path.name), quarantine)
+        text, of_file = text[kept], of_file[kept]
     marked = [
         canonical(value) for value in (anomalous if isinstance(anomalous, list | tuple) else [anomalous])
     ]
-    check_labels(files, tables, label, marked)
+    check_labels(files, [text[of_file == i] for i in range(len(files))], label, marked)
 
-    text = pd.concat(tables, ignore_index=True)
-    of_file = np.repeat(np.arange(len(files)), [len(table) for table in tables])
-    line = np.concatenate([np.arange(2, len(table) + 2) for table in tables])
-    names = [f"{show(files[f][0].name)} row {n}" for f, n in zip(of_file, line)]
-    keep = (text[label] != "").to_numpy(bool)
-    for row in np.flatnonzero(~keep):
-        quarantine.add(names[row], f"a row must have a label, column '{show(label)}' is empty; fill it")
-    text, of_file, line = text[keep].reset_index(drop=True), of_file[keep], line[keep]
-    names = [name for name, kept in zip(names, keep) if kept]
-
+    kept = (text[label] != "").to_numpy(bool)
+    for f, line in zip(of_file[~kept], text.index[~kept]):
+        quarantine.add(
+            f"{show(files[f][0].name)} row {line}",
+            f"a row must have a label, column '{show(label)}' is empty; fill it",
+        )
+    text, of_file = text[kept], of_file[kept]
     features = [name for name in text if name not in roles]
     if not features:
         raise InputError(
             f"{show(path)}: rows must have a feature besides label, id, group, kind and ignore; add one"
         )
     check_names(features, show(path))
+    odd = np.isin(plain(text[label]), marked)
+    if conflicts == "drop":
+        kept = agreeing(contents(text[features]), odd, show(path.name), quarantine)
+        text, of_file, odd = text[kept], of_file[kept], odd[kept]
+    names = [f"{show(files[f][0].name)} row {n}" for f, n in zip(of_file, text.index)]
+    kinds = row_kinds(text, odd, kind, label, names)
+    kept = limited(list(zip(of_file.tolist(), kinds)), limit, show(path.name), quarantine)
+    kinds, names = ([item for item, taken in zip(items, kept) if taken] for items in (kinds, names))
+    text, of_file, odd, line = text[kept].reset_index(drop=True), of_file[kept], odd[kept], text.index[kept].to_numpy()
+
     x, schema = typed(text[features], show(path.name), names)
     ids = row_ids(text, id, [files[f] for f in of_file], line, names)
-    odd = np.array([canonical(value) in marked for value in text[label]], bool)
     if group is None:
-        groups = content_groups(ids, [tuple(row) for row in text[features].to_numpy()])
+        groups = content_groups(ids, contents(text[features]))
     else:
         groups = [f"{group}-{value}" if value else name for value, name in zip(text[group], ids)]
     from_where = np.where(odd, "row", "").tolist()
     meta = make_meta(len(text), id=ids, label=odd.astype(np.int8), group=groups, source=path.name,
-                     kind=row_kinds(text, odd, kind, label, names), mask_source=from_where,
+                     kind=kinds, mask_source=from_where,
                      given=[files[f][1] for f in of_file])  # fmt: skip
     return Records("row", meta, x, np.repeat(odd[:, None], len(features), 1), schema), quarantine.rows
+
+
+def first_file(path: Path, name: str | None) -> Path:
+    """The table to read: `path`, or the file of that name in it; InputError where it is not there."""
+    if name is None:
+        if path.is_dir():
+            raise InputError(f"{show(path)}: rows must be one table, got a folder; name it with file")
+        return path
+    file = path / name
+    if not path.is_dir():
+        raise InputError(f"{show(path)}: path must be a folder when file is set, got a file; leave file out")
+    if not file.is_file() or not inside(path, file):
+        names = [show(entry.name) for entry in entries(path)]
+        raise InputError(f"{show(path)}: file must name a table in it, got '{show(name)}'; {closest(name, names)}")
+    refuse_pickles(file)
+    return file
 
 
 def second_file(path: Path, name: str) -> Path:
@@ -104,18 +138,6 @@ def check_columns(file: Path, table: pd.DataFrame, roles: Iterable[str], first: 
         raise InputError(f"{show(file)}: a table must have rows, got a header alone; export it again")
 
 
-def canonical(value: object) -> str:
-    """A label as it is compared: 1, "1.0" and True are the same, text is itself."""
-    text = str(value).strip()
-    if text.lower() in ("true", "false"):
-        return "1" if text.lower() == "true" else "0"
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else str(number)
-
-
 def check_labels(
     files: list[tuple[Path, str]], tables: list[pd.DataFrame], label: str, marked: list[str]
 ) -> None:
@@ -136,7 +158,7 @@ def check_labels(
         )
     unseen = sorted(found[-1] - found[0] - set(marked))
     if unseen:
-        row = next(i for i, v in enumerate(tables[-1][label], 2) if v and canonical(v) == unseen[0])
+        row = next(i for i, v in tables[-1][label].items() if v and canonical(v) == unseen[0])
         raise InputError(
             f"{show(files[-1][0])} row {row}: a label must be one of the first file's or anomalous, got "
             f"'{show(unseen[0])}'; list it under anomalous or drop its rows"

@@ -11,15 +11,16 @@ import numpy as np
 
 from data.errors import InputError, SettingsError, closest
 from data.records import Records, check_names, make_meta
+from data.sources.choose import agreeing, check_options, limited
 from data.sources.common import MOST_BYTES, Quarantine, call, content_groups, entries, inside, show
 from data.sources.recording import segments_of
-from data.sources.types import numeric_schema
+from data.sources.types import check_finite, numeric_schema
 
 ENDS = ("exclusive", "inclusive")
 
 
 def read(path: Path | str, *, modality: str, **options) -> tuple[Records, list[dict]]:
-    """(records, quarantine) of .npz files; series options: entities, end, strict; row options: strict."""
+    """(records, quarantine) of .npz files; options: see read_rows and read_series."""
     return call({"row": read_rows, "series": read_series}, path, modality, options, "npz")
 
 
@@ -93,8 +94,15 @@ def texts(arrays: dict[str, np.ndarray], names: tuple[str, ...], default: list[s
 # ---------------------------------------------------------------- rows
 
 
-def read_rows(path: Path, *, strict: bool = False) -> tuple[Records, list[dict]]:
-    """Records of X (N, D) and y (N,) 0/1; names from a text array `columns`, else x1..xD; NaN is missing."""
+def read_rows(
+    path: Path, *, conflicts: str = "keep", limit: int | None = None, strict: bool = False
+) -> tuple[Records, list[dict]]:
+    """Records of X (N, D) and y (N,) 0/1; names from a text array `columns`, else x1..xD; NaN is missing.
+
+    conflicts: "drop" leaves out rows that others of the same features contradict. limit: most rows, drawn with
+    a fixed seed, of normals and anomalies their share. An id is the file's name and the row in X.
+    """
+    check_options("npz", conflicts=conflicts, limit=limit)
     quarantine = Quarantine(strict)
     if path.is_dir():
         raise InputError(f"{show(path)}: rows must be one .npz file, got a folder; name the file")
@@ -105,9 +113,16 @@ def read_rows(path: Path, *, strict: bool = False) -> tuple[Records, list[dict]]
         raise InputError(f"{at}: y must have one label a row of X, got {y.shape} and {x.shape}; mend it")
     names = texts(arrays, ("columns", "feature_names"), [f"x{i + 1}" for i in range(x.shape[1])], at)
     check_names(names, show(path))
+    check_finite(x, names, at)
+    content = [row.tobytes() for row in x + 0.0]  # -0.0 is 0.0
+    row = np.arange(len(x))
+    if conflicts == "drop":
+        row = row[agreeing(content, y, at, quarantine)]
+    row = row[limited(y[row].tolist(), limit, at, quarantine)]
+    x, y = x[row], y[row]
     frame, schema = numeric_schema(x, names, at)
-    ids = [f"{path.stem}-{i}" for i in range(len(x))]
-    groups = content_groups(ids, [row.tobytes() for row in x])
+    ids = [f"{path.stem}-{i}" for i in row]
+    groups = content_groups(ids, [content[i] for i in row])
     meta = make_meta(len(x), id=ids, label=y.astype(np.int8), group=groups,
                      source=path.name, mask_source=np.where(y, "row", "").tolist(), given="")  # fmt: skip
     return Records("row", meta, frame, np.repeat(y[:, None], x.shape[1], 1), schema), quarantine.rows
@@ -117,21 +132,27 @@ def read_rows(path: Path, *, strict: bool = False) -> tuple[Records, list[dict]]
 
 
 def read_series(
-    path: Path, *, entities: list[str] | None = None, end: str = "exclusive", strict: bool = False
-) -> tuple[Records, list[dict]]:
+    path: Path, *, entities: list[str] | None = None, end: str = "exclusive", train_steps: int | None = None,
+    strict: bool = False,
+) -> tuple[Records, list[dict]]:  # fmt: skip
     """Two records an entity, `given` "train" and "test"; `path` is a file, or a folder of one an entity.
 
     train, test: (T, C); test_label (T,) or (T, C), train_label likewise; without train, test alone is `given`
     "". `<entity>_interpretation.json` lists {start, end, dims} of test, dims 1-based; without it a labelled
     step marks every channel. end: whether `end` itself belongs to a segment. entities: file names without
-    .npz, all by default.
+    .npz, all by default. train_steps: most steps of a train, the last ones, nearest to the test.
     """
+    whole = isinstance(train_steps, int) and not isinstance(train_steps, bool)
+    if train_steps is not None and not (whole and train_steps >= 1):
+        raise SettingsError(
+            f"source npz: train_steps must be a whole number of at least 1 step, got {show(train_steps, 60)}; mend it"
+        )
     if end not in ENDS:
         raise SettingsError(
             f"source npz: end must be one of {', '.join(ENDS)}, got '{show(end)}'; {closest(str(end), ENDS)}"
         )
     quarantine = Quarantine(strict)
-    parts = [part for file in pick(path, entities) for part in read_entity(file, end, quarantine)]
+    parts = [part for file in pick(path, entities) for part in read_entity(file, end, train_steps, quarantine)]
     channels = parts[0]["channels"]
     for part in parts:
         if part["channels"] != channels:
@@ -166,7 +187,7 @@ def pick(path: Path, entities: list[str] | None) -> list[Path]:
     return picked
 
 
-def read_entity(path: Path, end: str, quarantine: Quarantine) -> list[dict]:
+def read_entity(path: Path, end: str, train_steps: int | None, quarantine: Quarantine) -> list[dict]:
     """The columns of meta, x, mask and time of an entity's parts, in order of time."""
     arrays = load(path, ["test"])
     at, start, parts = show(path.name), 0, []
@@ -190,6 +211,11 @@ def read_entity(path: Path, end: str, quarantine: Quarantine) -> list[dict]:
                 f"{at}: test must have labels, found no test_label nor {show(spans.name)}; add one"
             )
         mask = np.zeros(x.shape, bool) if mask is None else mask
+        if given == "train" and train_steps is not None and len(x) > train_steps:
+            told = f"train's first steps are left out by train_steps, got {len(x)} for {train_steps}"
+            quarantine.note(path.name, told)
+            start += len(x) - train_steps
+            x, mask = x[-train_steps:], mask[-train_steps:]
         segments = segments_of(np.where(mask.any(axis=1), "anomaly", "").astype(object))
         odd = int(mask.any())
         parts.append({

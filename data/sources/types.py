@@ -156,14 +156,19 @@ def dates(cells: np.ndarray, at: str, rows: list[str]) -> pd.Series:
     return parsed.astype(ROW_TYPES["date"][0])
 
 
-def numeric_schema(x: np.ndarray, names: list[str], where: str) -> tuple[pd.DataFrame, dict]:
-    """(typed frame, schema) of an (N, D) array; InputError names an infinite cell."""
+def check_finite(x: np.ndarray, names: list[str], where: str) -> None:
+    """Raises InputError that names an infinite cell of an (N, D) array."""
     if np.isinf(x).any():
         row, column = np.argwhere(np.isinf(x))[0]
         raise InputError(
             f"{where} row {row}, column '{names[column]}': numbers must be finite, got {x[row, column]}; "
             "mend it or make it nan"
         )
+
+
+def numeric_schema(x: np.ndarray, names: list[str], where: str) -> tuple[pd.DataFrame, dict]:
+    """(typed frame, schema) of an (N, D) array; InputError names an infinite cell."""
+    check_finite(x, names, where)
     frame, columns = {}, []
     for name, values in zip(names, x.T.astype(np.float64)):
         there = values[~np.isnan(values)]
