@@ -1,6 +1,7 @@
 """Leaks that a split can have: copies, look-alike copies, groups or stretches of time on both sides of the test.
 
-`join` mends what is ours to draw before the split, `leave_out` what rows need after it, `checks` tells what is left. The audit runs `checks` again on what was written, with the test's fingerprints in place of the test.
+`join` mends what is ours to draw before the split, `leave_out` what rows need after it, `checks` tells what is left.
+The audit runs `checks` again on what was written, with the test's fingerprints in place of the test.
 """
 
 from __future__ import annotations
@@ -142,17 +143,17 @@ def checks(parts: dict[str, pd.DataFrame], modality: str, *, near: float) -> lis
     near: distance under which images or windows count as copies, 0..1; 0 compares contents alone.
     """
     train, test = pd.concat([parts[name] for name in TRAIN], ignore_index=True), parts["test"]
-    found = [check("identical", identical(train, test, modality), detail="the same content in training and test")]
+    found = [check("identical", identical(train, test, modality), detail="no content is in training and in the test")]
     if modality == "row":
-        return [*found, check("groups", two_sided(parts), detail="a group on both sides of a part")]
+        return [*found, check("groups", two_sided(parts), detail="no group is in two of training, calib and test")]
     normals = pd.concat([parts["fit"], parts["calib"]], ignore_index=True)
     found.append(check("labels", identical(normals, parts["support"], modality),
-                       detail="the same content as a normal and as an anomaly"))  # fmt: skip
+                       detail="no content is a normal and an anomaly"))  # fmt: skip
     alike, nearest = (alike_images if modality == "image" else alike_windows)(train, test, near)
-    told = f"copies in training and test, perhaps re-encoded, resized or brighter; the nearest are {nearest:.3f} apart"
+    told = f"no copy, re-encoded, resized or brighter, in training and test; the nearest are {nearest:.3f} apart"
     found.append(check("look-alikes", alike, figure=nearest, limit=near, detail=told))
     if modality == "image":
-        return [*found, check("groups", two_sided(parts), detail="a group on both sides of a part")]
+        return [*found, check("groups", two_sided(parts), detail="no group is in two of training, calib and test")]
     return [*found, time_blocks(train, test)]
 
 
@@ -263,7 +264,7 @@ def time_blocks(train: pd.DataFrame, test: pd.DataFrame) -> dict:
         least = min([least, *(gap / length)[same]])
         pairs += [(other["id"].iloc[j], own["id"].iloc[i], 0.0)
                   for i, j in np.argwhere(gap < np.where(same, length, 0))]  # fmt: skip
-    return check("time blocks", pairs, figure=least, limit=1, detail="windows nearer than an embargo of a window")
+    return check("time blocks", pairs, figure=least, limit=1, detail="windows of training and test keep an embargo of a window")
 
 
 def named(a: pd.DataFrame, b: pd.DataFrame, pairs: list[tuple[int, int, float]]) -> list[Pair]:

@@ -128,7 +128,7 @@ def test_tiles_under_one_light_are_no_copies():
 def test_the_same_image_as_normal_and_as_anomaly_is_refused_wherever_it_would_lie():
     records = images(16, 8)
     records.x[17] = records.x[4].copy()
-    with pytest.raises(LeakError, match=r"labels: the same content as a normal and as an anomaly \(i04 = i17\)"):
+    with pytest.raises(LeakError, match=r"labels: no content is a normal and an anomaly \(i04 = i17\)"):
         divide(records, prepare())
 
 
