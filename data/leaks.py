@@ -264,7 +264,7 @@ def time_blocks(train: pd.DataFrame, test: pd.DataFrame) -> dict:
         least = min([least, *(gap / length)[same]])
         pairs += [(other["id"].iloc[j], own["id"].iloc[i], 0.0)
                   for i, j in np.argwhere(gap < np.where(same, length, 0))]  # fmt: skip
-    return check("time blocks", pairs, figure=least, limit=1, detail="windows of training and test keep an embargo of a window")
+    return check("time blocks", pairs, figure=least, limit=1, detail="an embargo of a window before the test")
 
 
 def named(a: pd.DataFrame, b: pd.DataFrame, pairs: list[tuple[int, int, float]]) -> list[Pair]:
