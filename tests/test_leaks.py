@@ -53,6 +53,7 @@ COPIES = {
     "brighter": lambda x: np.clip(x.astype(int) + 20, 0, 255).astype(np.uint8),
     "darker, less contrast": lambda x: (x * 0.8).astype(np.uint8),
     "jpeg": lambda x: jpeg(x, 40),
+    "bad jpeg": lambda x: jpeg(x, 12),  # beyond `near`: the perceptual hash tells
     "smaller": lambda x: cv2.resize(x, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA),
     "larger": lambda x: cv2.resize(x, None, fx=1.7, fy=1.7, interpolation=cv2.INTER_CUBIC),
     "colour": lambda x: np.repeat(x[..., None], 3, axis=2),
