@@ -116,6 +116,31 @@ def test_parts_in_a_fixture_that_all_look_alike_are_no_copies():
     assert [pair[:2] for pair in leaks.alike_images(marks, marks, 0.05)[0]] == [("p2", "p7")]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_look_alikes_of_two_boards_are_left_out_of_training_and_tie_no_boards(seed):
+    """A tile with one straight track looks the same on every board."""
+    records = images(40, 12, seed=seed)
+    board = [f"board-{i % 10}" for i in range(40)] + [f"board-{i % 10}" for i in range(12)]
+    track = np.where(np.arange(48) // 3 % 5 == 1, 230, 30).astype(np.uint8) * np.ones((60, 1), np.uint8)
+    for i in range(10):
+        records.x[i] = jpeg(track, 60 + 3 * i)  # one of every board
+    parts = divide(records.with_meta(group=board), prepare(seeds=seed + 1))
+    where = {name: part for part, own in parts.parts().items() for name in own.meta["id"]}
+    assert {where.get(f"i{i:02d}") for i in range(10)} <= {"test", None} and parts.plan["copies"]["near"] >= 45
+    assert len(set(parts.test.meta["group"])) > 1 and len(set(parts.fit.meta["group"])) > 2
+
+
+def test_what_is_mended_reaches_further_than_what_is_refused():
+    records = images(30, 0)
+    records.x[7] = jpeg(records.x[2], 40)[:, ::-1]  # flipped, so that the hashes do not agree
+    marks = fingerprint(records)
+    distance = leaks.alike_images(marks, marks, 0)[1]
+    assert leaks.alike_images(marks, marks, distance / 1.1)[0] == []
+    assert [p[:2] for p in leaks.alike_images(marks, marks, distance / 1.1, leaks.MARGIN)[0]] == [("i02", "i07")]
+    group = leaks.join(records, distance / 1.1)[0].meta["group"]
+    assert group[2] == group[7]
+
+
 def test_tiles_under_one_light_are_no_copies():
     """Faint grain under the same strong shading: in grey levels all but equal, in detail not."""
     rng, shade = np.random.default_rng(0), np.add.outer(np.linspace(40, 160, 60), np.linspace(0, 50, 48))
