@@ -110,9 +110,9 @@ def ledger_counts(run: Run) -> dict:
     import pandas as pd
 
     files = [paths for r in ROUNDS for paths in sorted((run.paths.round(r) / "verdicts").glob("seed*.parquet"))]
-    reasons = Counter(pd.concat([pd.read_parquet(f, columns=["reason"]) for f in files])["reason"])
-    kept = reasons.get("kept", 0)
-    return {"generated": sum(reasons.values()), "kept": kept, "reasons": dict(sorted(reasons.items()))}
+    ledger = pd.concat([pd.read_parquet(f, columns=["reason", "keep"]) for f in files])
+    reasons = Counter(ledger["reason"])
+    return {"generated": len(ledger), "kept": int(ledger["keep"].sum()), "reasons": dict(sorted(reasons.items()))}
 
 
 if __name__ == "__main__":
