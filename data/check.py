@@ -123,7 +123,7 @@ def check(split: Split) -> list[str]:
     if (anomalies := sum(test.values())) < FEW:
         found.append(f"the test holds {anomalies} anomalies: below {FEW} every interval is wide")
     if left := split.plan.get("left_out"):
-        why = "anomalies that share a group with calib, or rows for training that the test holds too"
+        why = "anomalies that share a group with calib, or copies of what the test holds"
         found.append(f"{len(left)} records are left out, {why}: {listed(left)}")
     return found + copies(split)
 

@@ -57,8 +57,8 @@ def digests(records: Records) -> list[str]:
 def cell_hashes(cells: pd.Series) -> np.ndarray:
     """(N,) uint64 of a typed column: equal values, and missing ones, have equal hashes."""
     if pd.api.types.is_float_dtype(cells):
-        cells = cells.to_numpy(np.float64, na_value=np.nan) + 0.0  # no negative zero
-        return pd.util.hash_array(np.where(np.isnan(cells), np.nan, cells))  # one kind of nan
+        cells = cells.to_numpy(np.float64, na_value=np.nan)
+        return pd.util.hash_array(np.where(np.isnan(cells), np.nan, cells))  # one kind of nan; zeros are alike to it
     missing = cells.isna().to_numpy()
     text = cells.astype("string").fillna("").to_numpy(object)
     return pd.util.hash_array(text) ^ (missing * np.uint64(0x9E3779B97F4A7C15))

@@ -1,7 +1,7 @@
 """Leaks that a split can have: copies, look-alike copies, groups or stretches of time on both sides of the test.
 
-`join` mends what is ours to draw before the split, `shadowed` and `leave_out` what rows need, `checks` tells what is
-left. The audit runs `checks` again on what was written, with the test's fingerprints in place of the test.
+`join` mends what is ours to draw before the split, `leave_out` what is left of it after, `checks` tells the rest.
+The audit runs `checks` again on what was written, with the test's fingerprints in place of the test.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import numpy as np
 import pandas as pd
 
 from data.errors import LeakError
-from data.fingerprint import digests, fingerprint, turned
+from data.fingerprint import fingerprint, turned
 from data.records import Records
 
 BITS = 8  # perceptual hashes that differ in no more bits double the distance that counts as a copy
+MARGIN = 1.2  # what is mended reaches further than what is refused, so that no pair lies just between
 SHARE = 0.2  # a copy is nearer than this share of what is usual: parts in a fixture look alike without being copies
 USUAL = 500  # records that tell what is usual
 CHUNK = 1024  # records compared at once
 LISTED = 100  # pairs a check keeps
 SHOWN = 3  # pairs an error names
+COPY, SIDE = "copy", "side"  # meta columns between `join` and `leave_out`
 TRAIN = ("fit", "support", "calib")
 HELP = "see docs/audit.md"
 
@@ -65,9 +67,10 @@ def shown(pairs: list) -> str:
 def join(records: Records, near: float = 0.0) -> tuple[Records, dict, list[Pair]]:
     """(records whose copies share a group, {"identical", "conflicts", "near", "nearest"}, images of both labels).
 
-    Copies that the source itself puts on both sides stay apart, for `checks` to find; so do identical rows of groups
-    that hold other rows too (a customer's, a lot's), which they would tie together. Windows stay as they are.
-    identical: records with the content of an earlier one; conflicts: contents with both labels, of rows only counted.
+    Copies that the source itself puts on both sides stay apart, and so do those of two groups that hold other records
+    too (customers, lots, boards), which they would tie together; the meta columns COPY, what is alike, and SIDE are
+    for `leave_out`. Windows stay as they are. identical: records with the content of an earlier one; near: pairs of
+    look-alikes; conflicts: contents with both labels, of rows only counted.
     """
     told: dict[str, Any] = {"identical": 0, "conflicts": 0}
     if records.modality == "series" or not len(records):
@@ -78,11 +81,12 @@ def join(records: Records, near: float = 0.0) -> tuple[Records, dict, list[Pair]
     against = contradictions(meta, marks)
     told |= {"identical": len(pairs), "conflicts": len(against)}
     if records.modality == "image":
-        alike, told["nearest"] = alike_images(marks, marks, near)
+        alike, told["nearest"] = alike_images(marks, marks, near, MARGIN)
         told["near"] = len(alike)
         pairs += [(a, b) for a, b, _ in alike]
-    groups = grouped(meta, list(marks["sha256"]), pairs, tie=records.modality == "image")
-    return records.with_meta(group=groups), told, against if records.modality == "image" else []
+    groups, ids = grouped(meta, list(marks["sha256"]), pairs), list(meta["id"])
+    joined = records.with_meta(group=groups, **{COPY: linked(ids, ids, pairs), SIDE: fixed(meta)})
+    return joined, told, against if records.modality == "image" else []
 
 
 def contradictions(meta: pd.DataFrame, marks: pd.DataFrame) -> list[Pair]:
@@ -93,15 +97,25 @@ def contradictions(meta: pd.DataFrame, marks: pd.DataFrame) -> list[Pair]:
     return [(name, odd[sha], 0.0) for sha, name in normal.items() if sha in odd]
 
 
-def grouped(meta: pd.DataFrame, contents: list[str], pairs: list[tuple[str, str]], tie: bool) -> list[str]:
-    """(N,) groups in which the ids of a pair share one, save where the source parts them.
+def grouped(meta: pd.DataFrame, contents: list[str], pairs: list[tuple[str, str]]) -> list[str]:
+    """(N,) groups in which the ids of a pair share one, save where the source parts them or both groups hold more.
 
-    A group of one content only says so, and is made anew. tie: whether a pair joins groups of several contents.
+    A group of one content says no more than that, and is made anew.
     """
     several = pd.Series(contents).groupby(meta["group"].to_numpy()).nunique() > 1
     wide = set(several.index[several])
-    own = {name: group if group in wide else name for name, group in zip(meta["id"], meta["group"])}
-    side, root = dict(zip(meta["id"], fixed(meta))), {}
+    own = [group if group in wide else name for name, group in zip(meta["id"], meta["group"])]
+    side = dict(zip(meta["id"], fixed(meta)))
+    free = [(a, b) for a, b in pairs if {side[a], side[b]} != {"train", "test"}]
+    return linked(list(meta["id"]), own, free, wide)
+
+
+def linked(
+    ids: list[str], names: list[str], pairs: list[tuple[str, str]], apart: set[str] | None = None
+) -> list[str]:
+    """(N,) names after those of every pair of ids became one; two names of `apart` never do."""
+    name_of, apart = dict(zip(ids, names)), apart or set()
+    root: dict[str, str] = {}
 
     def find(name: str) -> str:
         while (above := root.setdefault(name, name)) != name:
@@ -109,11 +123,11 @@ def grouped(meta: pd.DataFrame, contents: list[str], pairs: list[tuple[str, str]
             name = root[name]
         return name
 
-    for a, b in pairs:
-        if {side[a], side[b]} != {"train", "test"} and (tie or not {own[a], own[b]} & wide):
-            one, other = sorted((find(own[a]), find(own[b])))
+    for a, b in pairs:  # a name of `apart` stays a root
+        one, other = sorted((find(name_of[a]), find(name_of[b])), key=lambda name: (name not in apart, name))
+        if other not in apart:
             root[other] = one
-    return [find(own[name]) for name in meta["id"]]
+    return [find(name) for name in names]
 
 
 def fixed(meta: pd.DataFrame) -> np.ndarray:
@@ -127,18 +141,19 @@ def fixed(meta: pd.DataFrame) -> np.ndarray:
     return out
 
 
-def shadowed(records: Records) -> np.ndarray:
-    """(N,) rows of a given train part whose cells a given test part holds too."""
-    side, content = fixed(records.meta), digests(records)
-    test = {sha for sha, where in zip(content, side) if where == "test"}
-    return np.array([where == "train" and sha in test for sha, where in zip(content, side)], bool)
-
-
 def leave_out(parts: dict[str, Records]) -> dict[str, Records]:
-    """The parts of a split of rows without the rows for training whose cells the test holds."""
-    test = set(digests(parts["test"]))
-    return {name: part if name == "test" else part.take(np.array([sha not in test for sha in digests(part)], bool))
-            for name, part in parts.items()}  # fmt: skip
+    """The parts of a joined split without the records for training that are copies of some in the test.
+
+    Images that the source itself puts on both sides stay, to be refused: the test may have been copied into training.
+    """
+    test, out = parts["test"], {}
+    held = set(test.meta[COPY])
+    given = set(test.meta[COPY][test.meta[SIDE] == "test"]) if test.modality == "image" else set()
+    for name, part in parts.items():
+        copy, side = part.meta[COPY], part.meta[SIDE]
+        stays = ~copy.isin(held) | ((side == "train") & copy.isin(given))
+        out[name] = part if name == "test" else part.take(stays.to_numpy(bool))
+    return out
 
 
 # what is left
@@ -150,17 +165,17 @@ def checks(parts: dict[str, pd.DataFrame], modality: str, *, near: float) -> lis
     near: distance under which images or windows count as copies, 0..1; 0 compares contents alone.
     """
     train, test = pd.concat([parts[name] for name in TRAIN], ignore_index=True), parts["test"]
-    found = [check("identical", identical(train, test, modality), detail="the same content in training and test")]
+    found = [check("identical", identical(train, test, modality), detail="no content is in training and in the test")]
     if modality == "row":
-        return [*found, check("groups", two_sided(parts), detail="a group on both sides of a part")]
+        return [*found, check("groups", two_sided(parts), detail="no group is in two of training, calib and test")]
     normals = pd.concat([parts["fit"], parts["calib"]], ignore_index=True)
     found.append(check("labels", identical(normals, parts["support"], modality),
-                       detail="the same content as a normal and as an anomaly"))  # fmt: skip
+                       detail="no content is a normal and an anomaly"))  # fmt: skip
     alike, nearest = (alike_images if modality == "image" else alike_windows)(train, test, near)
-    told = f"copies in training and test, perhaps re-encoded, resized or brighter; the nearest are {nearest:.3f} apart"
+    told = f"no copy, re-encoded, resized or brighter, in training and test; the nearest are {nearest:.3f} apart"
     found.append(check("look-alikes", alike, figure=nearest, limit=near, detail=told))
     if modality == "image":
-        return [*found, check("groups", two_sided(parts), detail="a group on both sides of a part")]
+        return [*found, check("groups", two_sided(parts), detail="no group is in two of training, calib and test")]
     return [*found, time_blocks(train, test)]
 
 
@@ -190,17 +205,17 @@ def stacked(marks: pd.DataFrame) -> np.ndarray:
     return np.stack(list(marks["vector"])).astype(np.float32) if len(marks) else np.zeros((0, 1), np.float32)
 
 
-def alike_images(a: pd.DataFrame, b: pd.DataFrame, near: float) -> tuple[list[Pair], float]:
+def alike_images(a: pd.DataFrame, b: pd.DataFrame, near: float, margin: float = 1.0) -> tuple[list[Pair], float]:
     """(pairs that are copies, smallest distance of any): 1 - correlation of thumbnails, the least over eight turns.
 
     A copy is within `near` (twice that where the perceptual hashes agree), and within SHARE of what is usual among
-    these images. a may be b itself. About N x M / 6 million seconds on one core.
+    these images, both times `margin`. a may be b itself. About N x M / 6 million seconds on one core.
     """
     one, same = stacked(a), a is b
     turns = turned(stacked(b)) if len(b) else []
     if not turns or not len(one) or (same and len(one) < 2):
         return [], 1.0
-    limit = min(near, SHARE * usual_distance(one, turns[0]))
+    limit = margin * min(near, SHARE * usual_distance(one, turns[0]))
     hash_a, hash_b = (marks["phash"].to_numpy(np.uint64) for marks in (a, b))
     pairs, nearest = [], 1.0
     for low in range(0, len(one), CHUNK):
@@ -271,7 +286,7 @@ def time_blocks(train: pd.DataFrame, test: pd.DataFrame) -> dict:
         least = min([least, *(gap / length)[same]])
         pairs += [(other["id"].iloc[j], own["id"].iloc[i], 0.0)
                   for i, j in np.argwhere(gap < np.where(same, length, 0))]  # fmt: skip
-    return check("time blocks", pairs, figure=least, limit=1, detail="windows nearer than an embargo of a window")
+    return check("time blocks", pairs, figure=least, limit=1, detail="an embargo of a window before the test")
 
 
 def named(a: pd.DataFrame, b: pd.DataFrame, pairs: list[tuple[int, int, float]]) -> list[Pair]:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from data.leaks import leave_out, shadowed
+from data.leaks import COPY, SIDE, leave_out
 from data.records import Records
 
-DROPPED = ("segments",)  # meta columns of raw recordings that mean nothing for a window
+DROPPED = ("segments", COPY, SIDE)  # meta columns of raw records that mean nothing afterwards
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,10 @@ def split(
 
         parts, block = cut(records, window=window, folds=folds, calib_share=calib_share)
     else:
-        usable = records.take(~shadowed(records)) if records.modality == "row" else records
         parts, block = by_group(
-            usable, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
+            records, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
         )
-        parts = leave_out(parts) if records.modality == "row" else parts
+        parts = leave_out(parts) if COPY in records.meta else parts
     check_least(parts, support, folds)
     parts = {name: labelled(part, name) for name, part in parts.items()}
     plan = {"supports": [], "folds": []}

@@ -39,7 +39,7 @@ def strangers(meta: pd.DataFrame, hosts: set[str], parents: set[str], outside: s
 
 def provenance(pairs: Iterable[tuple[str, str]], records: int) -> dict:
     """Every parent and host is a training record of the same support, and no test or calib record is named."""
-    return check("provenance", pairs, detail=f"hosts, parents and masks from outside training, of {records} records")
+    return check("provenance", pairs, detail=f"no host, parent or mask is from outside training, {records} records")
 
 
 def synthetic_outside(
@@ -56,7 +56,7 @@ def synthetic_outside(
 
 def synthetic(pairs: list[tuple[str, str]]) -> dict:
     """Generated records are in training alone."""
-    return check("synthetic", pairs, detail="generated records among the real ones of fit, support, calib or test")
+    return check("synthetic", pairs, detail="no generated record among the real ones of fit, support, calib or test")
 
 
 # who judged them
@@ -95,7 +95,7 @@ def ledger_gaps(meta: pd.DataFrame, ledger: pd.DataFrame, kept: list[str]) -> It
 
 def cross_fit(pairs: Iterable[tuple[str, str]]) -> dict:
     """No judge knows what it judges, and the ledgers tell everything as it was."""
-    return check("cross-fit", pairs, detail="judges that were trained on what they judge, or records in a wrong fold")
+    return check("cross-fit", pairs, detail="no judge was trained on what it judges, the ledgers tell all")
 
 
 # what they changed
@@ -134,7 +134,7 @@ def differs(cells: pd.DataFrame, hosts: pd.DataFrame) -> np.ndarray:
 
 def outside_mask(pairs: Iterable[tuple[str, str]], records: int) -> dict:
     """Outside its mask every record looked at equals its host, bit for bit."""
-    return check("outside the mask", pairs, detail=f"records that differ from their host, of {records} looked at")
+    return check("outside the mask", pairs, detail=f"no record differs from its host, {records} looked at")
 
 
 # what gives them away
@@ -149,6 +149,9 @@ def shortcut_check(made: Records, hosts: Records, pool: Records, *, limit: float
     """
     from detection.shortcut import LEAST, shortcut
 
+    if made.modality != "row":  # what is its host tells nothing
+        changed = np.array([bool(np.any(m)) for m in made.mask], bool)
+        made, hosts = made.take(changed), hosts.take(changed)
     what, hidden, real = "generated against real, the mask hidden", made.mask, hosts
     if made.modality == "row":
         what, real = "remade cells against the same cells of real anomalies", pool
@@ -230,5 +233,5 @@ def controls(metrics: dict | None, counts: dict | None) -> dict:
         if own.get("kept") and len(set(sizes.values())) > 1:
             pairs += [(f"{seed}/{arm}", f"{size} anomalies") for arm, size in sizes.items()]
     few = f"; {supports} supports, {FEWEST} or more make an interval" if supports < FEWEST else ""
-    detail = f"arms of unequal size or without intervals{few}"
+    detail = f"rival arms are equally large and have intervals{few}"
     return check("control arms", pairs, figure=supports, limit=FEWEST, detail=detail)

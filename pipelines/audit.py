@@ -207,7 +207,7 @@ def of_graph(run: Run) -> dict:
         edges = graph.leaks(graph.resolve(graph.load(path)["stages"], datasets))
     except ValueError as error:
         return check("graph", [], detail=f"cannot be read: {error}", passed=False)
-    return check("graph", [e.split(" -> ", 1) for e in edges], detail="paths from the test to a stage blind to it")
+    return check("graph", [e.split(" -> ", 1) for e in edges], detail="no path from the test to a stage blind to it")
 
 
 if __name__ == "__main__":

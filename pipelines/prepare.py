@@ -42,7 +42,7 @@ def divide(records: Any, prepare: Prepare) -> Any:
     window = prepare.series.window if records.modality == "series" and prepare.series else None
     near = near_of(prepare, records.modality)
     joined, copies, against = leaks.join(records, near)
-    both = leaks.check("labels", against, detail="the same content as a normal and as an anomaly")
+    both = leaks.check("labels", against, detail="no content is a normal and an anomaly")
     leaks.refuse("split", [both])
     try:
         parts = split(

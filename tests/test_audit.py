@@ -420,15 +420,22 @@ def test_cells_that_always_get_the_same_value(loop):
     assert failed(found) == {"shortcut"} and found["shortcut"]["pairs"]
 
 
-@pytest.mark.parametrize("modality", ["image", "row"])
-def test_a_memorised_copy(loop, modality):
+@pytest.mark.parametrize("modality, whole", [("image", True), ("image", False), ("row", True)])
+def test_a_memorised_copy(loop, modality, whole):
     home = loop(modality)
     support = read_store(home / "records" / "support")
     name = read_json(home / "splits.json")["supports"][2][1]
     i = list(support.meta["id"]).index(name)
     path = home / "r2" / "kept" / "seed2"
-    if modality == "image":
+    if modality == "image" and whole:
         change(path, lambda r: with_content(r, 5, support.x[i], support.mask[i]))
+    elif modality == "image":  # the anomaly alone, on another host and at another place
+        def moved(r: Records) -> Records:
+            x, mask = r.x[5].copy(), np.zeros_like(r.mask[5])
+            x[30:40, 20:30], mask[30:40, 20:30] = support.x[i][10:20, 10:20], True
+            return with_content(r, 5, x, mask)
+
+        change(path, moved)
     else:
         def paste(r: Records) -> Records:
             x = r.x.copy()
