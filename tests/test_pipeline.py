@@ -16,6 +16,7 @@ import yaml
 
 from data.records import read_store
 
+pytestmark = pytest.mark.xdist_group("loop")  # one worker, so that each loop runs once
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "image": {"fit": {"steps": 6, "batch": 8, "pool": 32, "size": 32, "widths": [16, 32]},
@@ -51,7 +52,7 @@ def small_params(modality: str) -> dict:
                                    "contrast": [0.0, 1e9], "posterior": 0.0, "settled": 0.0,
                                    "collapse": 0.0}  # fmt: skip
     params["tune"][modality] |= {"steps": 3, "batch": 4, "pool": 8}
-    params["gate"][modality] |= {"count": 8, "supports": 2}
+    params["gate"][modality] |= {"count": 8, "supports": 1}
     params["train"][modality]["shuffled"] = True
     return params
 
@@ -63,8 +64,7 @@ def run(step: str, name: str, folder: Path) -> subprocess.CompletedProcess:
                           capture_output=True, text=True)  # fmt: skip
 
 
-# one worker a modality, so that its loop runs once
-@pytest.fixture(scope="module", params=[pytest.param(m, marks=pytest.mark.xdist_group(m)) for m in SMALL])
+@pytest.fixture(scope="module", params=SMALL)
 def looped(request, tmp_path_factory) -> tuple[str, Path]:
     """(modality, folder) after every stage ran, each in a process of its own, the test split away until evaluate."""
     modality, folder = request.param, tmp_path_factory.mktemp(request.param)
