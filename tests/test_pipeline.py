@@ -22,7 +22,7 @@ SMALL = {
     "image": {"fit": {"steps": 6, "batch": 8, "pool": 32, "size": 32, "widths": [16, 32]},
               "latent": {"steps": 4, "width": 8},
               "adapt": {"steps": 4, "pool": 16, "batch": 8, "match": 1}, "generate": {"count": 8, "steps": 2},
-              "detector": {"segmentation": {"size": 64, "steps": 6}}},
+              "detector": {"segmentation": {"size": 64, "steps": 6}, "memory": {"size": 64, "bank": 100}}},
     "series": {"fit": {"steps": 8, "width": 32, "depth": 1}, "adapt": {"steps": 6, "pool": 32, "match": 2},
                "generate": {"count": 12, "steps": 3}, "detector": {"forest": {"trees": 10}}},
     "row": {"fit": {"steps": 10, "width": 32, "depth": 1}, "adapt": {"steps": 6}, "generate": {"count": 24, "steps": 3},
@@ -52,7 +52,7 @@ def small_params(modality: str) -> dict:
                                    "contrast": [0.0, 1e9], "posterior": 0.0, "settled": 0.0,
                                    "collapse": 0.0}  # fmt: skip
     params["tune"][modality] |= {"steps": 3, "batch": 4, "pool": 8}
-    params["gate"][modality] |= {"count": 8, "supports": 1}
+    params["gate"][modality] |= {"count": 8, "supports": 1, "arms": ["real", "mixed"]}
     params["train"][modality]["shuffled"] = True
     return params
 
