@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := repro
-.PHONY: repro set-up check results test clean
+.PHONY: repro set-up check results publish ablate test clean
 
 repro: $(STAMP)
 	dvc repro
@@ -28,9 +28,17 @@ check: $(STAMP)
 results: $(STAMP)
 	oddsmith results
 
+# the training sets as Hub data sets; a dry run unless publish.enabled is true
+publish: $(STAMP)
+	dvc repro publish
+
+# every cell of ablate.yaml, then one table of them all in reports/ablation.json, .csv and plots; see docs/ablations.md
+ablate: $(STAMP)
+	python -m pipelines.ablate run
+
 test: $(STAMP)
 	ruff check .
-	OMP_NUM_THREADS=1 pytest -q -n 2
+	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadgroup
 
 # what a run made, and what it needs to resume; the environment and DVC's cache stay
 clean:

@@ -36,7 +36,7 @@ def to_table(records: Records, schema: pa.Schema | None) -> pa.Table:
         cast = [column.cast(field.type) for column, field in zip(columns.values(), schema)]
         return pa.table(cast, schema=schema)
     note = {"format": 1, "modality": records.modality, "schema": records.schema, "meta": meta}
-    features = {name: _feature(column.type) for name, column in columns.items()}
+    features = {name: feature(column.type) for name, column in columns.items()}
     return pa.table(columns).replace_schema_metadata(
         {b"oddsmith": json.dumps(note), b"huggingface": json.dumps({"info": {"features": features}})}
     )
@@ -172,13 +172,13 @@ def _split(lists: pa.ListArray, width: int) -> list[np.ndarray]:
     return [part.copy() for part in np.split(flat, ends)] if len(lists) else []
 
 
-def _feature(kind: pa.DataType) -> dict:
+def feature(kind: pa.DataType) -> dict:
     """Hugging Face's feature of an arrow type, so that `datasets` decodes images and knows the types."""
     if kind == IMAGE:
         return {"_type": "Image"}
     if pa.types.is_list(kind):
-        return {"_type": "List", "feature": _feature(kind.value_type)}
+        return {"_type": "List", "feature": feature(kind.value_type)}
     if pa.types.is_struct(kind):
-        return {field.name: _feature(field.type) for field in kind}
+        return {field.name: feature(field.type) for field in kind}
     names = {pa.float64(): "float64", pa.float32(): "float32", pa.large_string(): "large_string"}
     return {"_type": "Value", "dtype": names.get(kind, str(kind))}

@@ -123,7 +123,8 @@ def check(split: Split) -> list[str]:
     if (anomalies := sum(test.values())) < FEW:
         found.append(f"the test holds {anomalies} anomalies: below {FEW} every interval is wide")
     if left := split.plan.get("left_out"):
-        found.append(f"{len(left)} anomalies share a group with calib and are left out: {listed(left)}")
+        why = "anomalies that share a group with calib, or copies of what the test holds"
+        found.append(f"{len(left)} records are left out, {why}: {listed(left)}")
     return found + copies(split)
 
 

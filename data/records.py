@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -289,23 +290,36 @@ def iter_store(path: Path | str) -> Iterator[Records]:
     """The records of a store, shard by shard. InputError where the folder is missing, torn or foreign."""
     from data.arrow import from_table
 
+    yield from map(from_table, iter_tables(path))
+
+
+def iter_tables(path: Path | str) -> Iterator[pa.Table]:
+    """The arrow table of every shard of a store, images still encoded. InputError as for `iter_store`."""
+    for shard in shards(path):
+        yield read_shard(shard)[0]
+
+
+def shards(path: Path | str) -> list[Path]:
+    """The files of a store in order. InputError where there is none or one is missing."""
     path = Path(path)
-    shards = sorted(path.glob("part-*.parquet"))
-    if not shards:
+    found = sorted(path.glob("part-*.parquet"))
+    if not found:
         raise InputError(
             f"{path}: a record store must hold part-00000.parquet, got none; run the stage before"
         )
-    wanted = {f"part-{i:05d}.parquet" for i in range(int(shards[-1].stem[5:]) + 1)}
-    missing = sorted(wanted - {shard.name for shard in shards})
+    wanted = {f"part-{i:05d}.parquet" for i in range(int(found[-1].stem[5:]) + 1)}
+    missing = sorted(wanted - {shard.name for shard in found})
     if missing:
         raise InputError(f"{path}: a store must have every shard, lacks {', '.join(missing)}; write it again")
-    for shard in shards:
-        try:
-            table = pq.read_table(shard)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"{shard}: a shard must be whole parquet, got {error}; write it again"
-            ) from error
-        if b"oddsmith" not in (table.schema.metadata or {}):
-            raise InputError(f"{shard}: a shard must carry an oddsmith schema, got none; write it again")
-        yield from_table(table)
+    return found
+
+
+def read_shard(shard: Path, columns: list[str] | None = None) -> tuple[pa.Table, dict]:
+    """(table, {"modality", "schema", "meta"}) of a shard, or of some columns of it. InputError: torn or foreign."""
+    try:
+        table = pq.read_table(shard, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{shard}: a shard must be whole parquet, got {error}; write it again") from error
+    if b"oddsmith" not in (table.schema.metadata or {}):
+        raise InputError(f"{shard}: a shard must carry an oddsmith schema, got none; write it again")
+    return table, json.loads(table.schema.metadata[b"oddsmith"])

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
+from data.leaks import COPY, SIDE, leave_out
 from data.records import Records
 
-DROPPED = ("segments",)  # meta columns of raw recordings that mean nothing for a window
+DROPPED = ("segments", COPY, SIDE)  # meta columns of raw records that mean nothing afterwards
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def split(
         parts, block = by_group(
             records, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
         )
+        parts = leave_out(parts) if COPY in records.meta else parts
     check_least(parts, support, folds)
     parts = {name: labelled(part, name) for name, part in parts.items()}
     plan = {"supports": [], "folds": []}
@@ -60,7 +62,8 @@ def split(
         rng = np.random.default_rng([seed, 1, number])
         chosen = draw(parts["support"].meta, block, support, rng)
         plan["supports"].append(chosen)
-        plan["folds"].append(fold(parts["fit"].meta, chosen, block, folds, rng))
+        fixed = np.random.default_rng([seed, 2])
+        plan["folds"].append(fold(parts["fit"].meta, chosen, block, folds, rng, fixed))
     return Split(**parts, plan=plan)
 
 
@@ -256,9 +259,13 @@ def draw(pool: pd.DataFrame, block: dict[str, str], count: int, rng: np.random.G
 
 
 def fold(
-    fit: pd.DataFrame, support: list[str], block: dict[str, str], folds: int, rng: np.random.Generator
-) -> dict[str, int]:
-    """The fold of every fit record and support record: equal in size, a group never in two."""
+    fit: pd.DataFrame, support: list[str], block: dict[str, str], folds: int, rng: np.random.Generator,
+    fixed: np.random.Generator | None = None,
+) -> dict[str, int]:  # fmt: skip
+    """The fold of every fit record and support record: equal in size, a group never in two.
+
+    fixed: orders the groups of normals alone, so that several supports share their folds (default: rng).
+    """
     normals, odd = Counter(block[name] for name in fit["id"]), Counter(block[name] for name in support)
     groups = sorted(normals | odd)
     if len(groups) < folds or (len(support) > 1 and len(odd) < 2):
@@ -266,12 +273,32 @@ def fold(
             f"split fit and support: there must be at least {folds} groups, 2 of them with anomalies, "
             f"got {len(groups)} and {len(odd)}; label more or lower prepare.folds"
         )
+    mixed, plain = sorted(odd), sorted(set(normals) - set(odd))
     load = np.zeros((folds, 2), int)  # anomalies, normals
     of: dict[str, int] = {}
-    order = [groups[i] for i in rng.permutation(len(groups))]
-    for name in sorted(order, key=lambda name: (-odd[name], -normals[name])):
-        column = 0 if odd[name] else 1
-        least = min(range(folds), key=lambda f: (load[f, column], load[f].sum(), f))
-        of[name] = least
-        load[least] += (odd[name], normals[name])
+
+    def place(names: list[str], order: np.ndarray, count: Counter[str], column: int) -> None:
+        for name in sorted((names[i] for i in order), key=lambda name: -count[name]):
+            of[name] = min(range(folds), key=lambda f: (load[f, column], f))
+            load[of[name]] += (odd[name], normals[name])
+
+    place(mixed, rng.permutation(len(mixed)), odd, 0)
+    if sum(normals[name] for name in mixed) == 0:
+        load[:, 1] = 0
+    place(plain, (fixed or rng).permutation(len(plain)), normals, 1)
     return {name: of[block[name]] for name in [*fit["id"], *support]}
+
+
+def blocks(records: Records) -> dict[str, str]:
+    """{id: block} of what may not be parted by a fold: the group; of windows, those of an entity that overlap."""
+    meta = records.meta
+    if records.modality != "series":
+        return dict(zip(meta["id"], meta["group"]))
+    out: dict[str, str] = {}
+    for entity, part in meta.groupby("group", sort=True):
+        end, name = -1, ""
+        for i in part.sort_values("start", kind="stable").index:
+            start = int(meta.at[i, "start"])
+            name = name if start < end else f"{entity} {meta.at[i, 'id']}"
+            out[meta.at[i, "id"]], end = name, max(end, start + len(records.x[i]))
+    return out

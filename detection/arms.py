@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.records import Records, concat
+from data.records import META, Records, concat
 from generation.augment import augment
 from generation.classical import classical
 
 ARMS = ("real", "standard", "classical", "generated", "dropped", "filtered", "mixed")
+SHUFFLED = "shuffled"  # a control: the kept records with their labels' places torn off
 DETECTOR = {"image": "segmentation", "series": "forest", "row": "forest"}  # the same one in every arm
 EXTRA = {  # trained on the real records alone and reported beside the arms
     "image": ("memory",), "series": ("pca", "knn"), "row": ("knn", "iforest", "lightgbm"),
@@ -30,35 +31,67 @@ def as_normals(records: Records) -> Records | None:
     return Records(records.modality, meta, records.control, mask, records.schema, records.time)
 
 
-def training_set(arm: str, fit: Records, support: Records, generated: Records, kept: Records, *, seed: int) -> Records:
-    """Records that the detector of `arm` is trained on: real normals, the real support, and what the arm adds.
-
-    The arms add equally many records, as many as were kept (half of the generated where nothing was), except
-    `generated`, which adds all. `mixed` is half classical, half filtered. Detectors see at least `real_share` real
-    anomalies among the anomalous whatever is added.
-    """
+def additions(
+    arm: str, fit: Records, support: Records, generated: Records, kept: Records, *, seed: int
+) -> list[Records]:
+    """What an arm adds to the real records: equally many in every arm, as many as were kept (half of the generated
+    where nothing was), except `generated`, which adds all, and `real`, nothing. `mixed` is half classical, half
+    filtered."""
     count = len(kept) or max(1, len(generated) // 2)
-    parts = [fit, support]
     rng = np.random.default_rng([seed, 17])
-    if arm == "standard":
-        parts.append(augment(repeated(support, count), seeds_of(seed, 1, count)))
-    if arm in ("classical", "mixed"):
-        share = count if arm == "classical" or not len(kept) else count - count // 2
+
+    def pasted(number: int) -> Records:
         host = np.random.default_rng([seed, 2]).permutation(len(fit))
-        made = seeds_of(seed, 3, share)
-        parts.append(classical(fit.modality, fit.take(np.resize(host, share)), support, made))
-    added = None
+        return classical(fit.modality, fit.take(np.resize(host, number)), support, seeds_of(seed, 3, number))
+
+    if arm == "real":
+        return []
+    if arm == "standard":
+        return [augment(repeated(support, count), seeds_of(seed, 1, count))]
+    if arm == "classical":
+        return [pasted(count)]
     if arm == "generated":
-        added = generated
-    elif arm == "dropped":
-        added = generated.take(np.sort(rng.permutation(len(generated))[: len(kept)]))
-    elif arm == "filtered":
-        added = kept
-    elif arm == "mixed":
-        added = kept.take(np.sort(rng.permutation(len(kept))[: count // 2])) if len(kept) else kept
-    if added is not None:
-        parts += [part for part in (added, as_normals(added)) if part is not None]
-    return concat([bare(part) for part in parts if len(part)])
+        return [generated]
+    if arm == "dropped":
+        return [generated.take(np.sort(rng.permutation(len(generated))[: len(kept)]))]
+    if arm == "filtered":
+        return [kept]
+    if arm == "mixed":
+        half = kept.take(np.sort(rng.permutation(len(kept))[: count // 2])) if len(kept) else kept
+        return [pasted(count - len(half)), half]
+    if arm == SHUFFLED:
+        return [shuffled(kept, rng)]
+    raise ValueError(f"arm must be one of {', '.join((*ARMS, SHUFFLED))}, got {arm!r}")
+
+
+def training_set(arm: str, fit: Records, support: Records, generated: Records, kept: Records, *, seed: int) -> Records:
+    """Records that the detector of `arm` is trained on: real normals, the real support, what the arm adds, and the
+    twins of what it adds as normals. Detectors see at least `real_share` real anomalies among the anomalous."""
+    added = additions(arm, fit, support, generated, kept, seed=seed)
+    twins = [twin for part in added if (twin := as_normals(part)) is not None]
+    return concat([bare(part) for part in (fit, support, *added, *twins) if len(part)])
+
+
+def shuffled(records: Records, rng: np.random.Generator) -> Records:
+    """Records whose masks are each another one's; rows, which are labelled whole, get every column from another row.
+
+    What a detector still gains from them it does not owe to where the labels say the anomaly is.
+    """
+    order = rng.permutation(len(records))
+    if records.modality == "row":
+        columns = {name: records.x[name].iloc[rng.permutation(len(records))].array for name in records.x}
+        x = type(records.x)(columns, index=records.x.index)
+        return Records("row", records.meta, x, records.mask, records.schema, None, None)
+    masks = [fitted(np.asarray(records.mask[j], bool), np.asarray(records.mask[i]).shape) for i, j in enumerate(order)]
+    return Records(records.modality, records.meta, records.x, masks, records.schema, records.time, records.control)
+
+
+def fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask cut or padded at its far edges to another record's shape."""
+    out = np.zeros(shape, bool)
+    part = tuple(slice(0, min(a, b)) for a, b in zip(mask.shape, shape))
+    out[part] = mask[part]
+    return out
 
 
 def repeated(records: Records, count: int) -> Records:
@@ -68,6 +101,4 @@ def repeated(records: Records, count: int) -> Records:
 
 def bare(records: Records) -> Records:
     """Records without controls and with META's columns alone, so that all parts of a training set agree."""
-    from data.records import META
-
     return Records(records.modality, records.meta[list(META)], records.x, records.mask, records.schema, records.time)

@@ -1,13 +1,14 @@
 """Cross-fitted judges: real-only detectors, one set a fold, and what they say of a record.
 
 A judge of fold k is fitted on the real records of every other fold and on no generated one, so a record whose host and
-parent lie in fold k is judged by detectors that saw neither, nor any sibling generation.
+parent lie in fold k is judged by detectors that saw neither, nor any sibling generation. Roles: one unsupervised and
+one supervised detector a modality and, where a denoiser was fitted without the fold too, its likelihood ratio.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,15 +22,26 @@ JUDGES = {
     "series": {"unsupervised": "knn", "supervised": "forest"},
     "row": {"unsupervised": "knn", "supervised": "forest"},
 }
+LIKELIHOOD = "likelihood"  # the third role
+ROLES = ("supervised", "unsupervised", LIKELIHOOD)
+
+
+def outside(records: Records, folds: dict[str, int], fold: int) -> Records:
+    """The records of every other fold."""
+    return records.take(np.array([folds[i] != fold for i in records.meta["id"]], bool))
 
 
 @dataclass
 class Judge:
-    """The detectors of one fold by role, with the scores they give the calib normals: the reference of percentiles."""
+    """The detectors of one fold by role, with the scores they give the calib normals: the reference of percentiles.
+
+    seen: ids of the records that they were fitted on.
+    """
 
     fold: int
     detectors: dict[str, object]
     reference: dict[str, np.ndarray]
+    seen: list[str] = field(default_factory=list)
 
     @classmethod
     def fit(
@@ -42,16 +54,17 @@ class Judge:
         *,
         seed: int,
         options: dict[str, dict] | None = None,
+        ratio: object | None = None,
     ) -> Judge:
-        """Detectors fitted on the real records outside `fold`."""
+        """Detectors fitted on the real records outside `fold`. ratio: a LikelihoodRatio whose denoiser was, too."""
         names = JUDGES[fit.modality]
-        outside = [part.take(np.array([folds[i] != fold for i in part.meta["id"]])) for part in (fit, support)]
-        real = concat(outside)
+        real = concat([outside(part, folds, fold) for part in (fit, support)])
         detectors = {
             role: DETECTORS[fit.modality][name](**(options or {}).get(name, {})).fit(real, seed=seed)
             for role, name in names.items()
         }
-        judge = cls(fold, detectors, {})
+        detectors |= {LIKELIHOOD: ratio} if ratio is not None else {}
+        judge = cls(fold, detectors, {}, sorted(real.meta["id"]))
         judge.reference = {role: judge.raw(role, calib) for role in detectors}
         return judge
 
@@ -91,10 +104,11 @@ def peaks(records: Records, maps, masks) -> np.ndarray:
 def judge_records(judges: list[Judge], records: Records, fold: np.ndarray) -> pd.DataFrame:
     """Scores of records by the judge of each one's own fold; `fold` (N,).
 
-    Columns: supervised, unsupervised and their mean `fused` (percentiles inside the mask); for records that carry a
-    control, `control` (the same mean over the control's place): what a judge sees of the paste itself.
+    Columns: supervised, unsupervised, likelihood (NaN where no judge has it) and the mean of those there are, `fused`
+    (percentiles inside the mask); for records that carry a control, `control` (the same mean over the control's
+    place): what a judge sees of the paste itself. The likelihood ratio has no say in a control, which is its base's.
     """
-    table = pd.DataFrame(index=range(len(records)), columns=["supervised", "unsupervised", "control"], dtype=float)
+    table = pd.DataFrame(index=range(len(records)), columns=[*ROLES, "control"], dtype=float)
     for judge in judges:
         index = np.flatnonzero(fold == judge.fold)
         if not len(index):
@@ -104,8 +118,9 @@ def judge_records(judges: list[Judge], records: Records, fold: np.ndarray) -> pd
             table.loc[index, role] = value
         if part.control is not None and records.modality != "row":
             twin = Records(part.modality, part.meta, part.control, part.mask, part.schema, part.time)
-            table.loc[index, "control"] = np.mean(list(judge.percentiles(twin, inside=True).values()), axis=0)
-    table["fused"] = table[["supervised", "unsupervised"]].mean(axis=1)
+            plain = Judge(judge.fold, {r: d for r, d in judge.detectors.items() if r != LIKELIHOOD}, judge.reference)
+            table.loc[index, "control"] = np.mean(list(plain.percentiles(twin, inside=True).values()), axis=0)
+    table["fused"] = table[list(ROLES)].mean(axis=1)
     return table
 
 
@@ -125,7 +140,10 @@ def cross_fit(
     *,
     seed: int,
     options: dict[str, dict] | None = None,
+    ratios: dict[int, object] | None = None,
 ) -> Iterator[Judge]:
-    """One judge a fold."""
+    """One judge a fold; ratios: {fold: LikelihoodRatio}."""
     for fold in sorted({folds[i] for i in support.meta["id"]}):
-        yield Judge.fit(fold, fit, support, calib, folds, seed=seed, options=options)
+        yield Judge.fit(
+            fold, fit, support, calib, folds, seed=seed, options=options, ratio=(ratios or {}).get(fold)
+        )

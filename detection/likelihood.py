@@ -7,6 +7,8 @@ score depends on its record alone and the difference has little variance.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from data.records import Records
 from generation import images
 from generation.diffusion import right
 from generation.fit import autocast
-from generation.model import Adapter
+from generation.model import Adapter, Base, pick_device
 
 SIGMAS = {"row": (0.15, 0.3, 0.6, 1.2, 2.4), "series": (0.3, 0.8), "image": (0.5,)}
 BATCH = {"row": 512, "series": 64, "image": 32}
@@ -36,6 +38,11 @@ class LikelihoodRatio:
     def __init__(self, adapter: Adapter, *, seed: int = 0, draws: int | None = None):
         self.adapter, self.seed, self.modality = adapter, seed, adapter.base.modality
         self.draws = draws or DRAWS[self.modality]
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> LikelihoodRatio:
+        """Of a base in folder/base and an adapter on it in folder/adapter."""
+        return cls(Adapter.load(Base.load(folder / "base", pick_device(device)), folder / "adapter"))
 
     def _noise(self, shape: tuple[int, ...]) -> Tensor:
         """(2 draws, *shape): antithetic pairs."""

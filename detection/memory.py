@@ -32,14 +32,18 @@ class MemoryBank:
         from detection.rows import normals_of
 
         normals, rng = normals_of(records), np.random.default_rng(seed)
+        self.shape = frame(normals.x, self.options["size"])
         if len(normals) > self.options["images"]:
             normals = normals.take(np.sort(rng.permutation(len(normals))[: self.options["images"]]))
-        self.shape = frame(normals.x, self.options["size"])
         self.scale = self._scale(normals)
         patches = torch.cat([p.flatten(0, 1) for p in self._patches(normals)])  # (N * L, D)
+        image = np.repeat(np.arange(len(normals)), len(patches) // len(normals))  # that a patch is from
         if len(patches) > CANDIDATES:
-            patches = patches[torch.from_numpy(np.sort(rng.permutation(len(patches))[:CANDIDATES])).to(patches.device)]
-        self._set(patches[coreset(patches, self.options["bank"], rng)])
+            some = np.sort(rng.permutation(len(patches))[:CANDIDATES])
+            patches, image = patches[torch.from_numpy(some).to(patches.device)], image[some]
+        chosen = coreset(patches, self.options["bank"], rng)
+        self._set(patches[chosen])
+        self.source = normals.meta.iloc[image[chosen.cpu().numpy()]][["id", "group"]].reset_index(drop=True)
         return self
 
     def _set(self, bank: Tensor) -> None:
@@ -52,30 +56,67 @@ class MemoryBank:
         return {s: v.clamp_min(1e-3)[:, None, None] for s, v in spread.items()}
 
     def _patches(self, records: Records):
-        """(B, L, D) locally pooled, scaled features of every BATCH records; the last ones padded to as many."""
-        size = self.shape[0] // GRID, self.shape[1] // GRID
+        """(B, L, D) patches of every BATCH records."""
         for low in range(0, len(records), BATCH):
-            maps = features_of(records, self.shape, self.device, low, low + BATCH)
-            parts = []
-            for stride in STRIDES:
-                m = (maps[stride] / self.scale[stride]).to(self.device)
-                m = F.avg_pool2d(m, POOL, 1, POOL // 2, count_include_pad=False)
-                m = F.adaptive_avg_pool2d(m, size) if stride < GRID else F.interpolate(m, size, mode="bilinear")
-                parts.append(m / m.shape[1] ** 0.5)  # every stride counts alike
-            yield torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+            yield self._cut(features_of(records, self.shape, self.device, low, low + BATCH))
+
+    def _cut(self, maps: dict[int, Tensor]) -> Tensor:
+        """(B, L, D) locally pooled, scaled features of maps {stride: (B, C, h, w)}."""
+        size, parts = self._size, []
+        for stride in STRIDES:
+            m = (maps[stride] / self.scale[stride]).to(self.device)
+            m = F.avg_pool2d(m, POOL, 1, POOL // 2, count_include_pad=False)
+            m = F.adaptive_avg_pool2d(m, size) if stride < GRID else F.interpolate(m, size, mode="bilinear")
+            parts.append(m / m.shape[1] ** 0.5)  # every stride counts alike
+        return torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.shape[0] // GRID, self.shape[1] // GRID
+
+    def _squared(self, x: Tensor) -> Tensor:
+        """(L, K) squared distances of one image's patches (L, D): alone, so that its company cannot change a bit."""
+        return x.square().sum(1)[:, None] + self.norm - 2 * (x @ self.bank.T)
 
     @torch.no_grad()
     def _grids(self, records: Records) -> np.ndarray:
-        """(N, h, w) float32 lightly smoothed distances, an image alone, so that its company cannot change a bit."""
-        size = self.shape[0] // GRID, self.shape[1] // GRID
-        out = torch.zeros(len(records), *size)
-        low = 0
+        """(N, h, w) float32 lightly smoothed distances."""
+        out, low = torch.zeros(len(records), *self._size), 0
         for patches in self._patches(records):
             for x in patches:
-                squared = (x.square().sum(1)[:, None] + self.norm - 2 * (x @ self.bank.T)).amin(1)
-                out[low] = squared.clamp_min(0).sqrt().reshape(size).cpu()
+                out[low] = self._squared(x).amin(1).clamp_min(0).sqrt().reshape(self._size).cpu()
                 low += 1
         return smooth(out).numpy()
+
+    @torch.no_grad()
+    def residuals(self, maps: dict[int, Tensor], hidden: np.ndarray | None = None) -> Tensor:
+        """(B, 1 + strides, h, w): the distance of every patch to its nearest of the bank, in all and stride by stride.
+
+        hidden: (B, K), see `apart`, the patches of the bank that an image must do without.
+        """
+        sizes, out = [LEVELS[s][1] for s in STRIDES], []
+        for i, x in enumerate(self._cut(maps)):
+            squared = self._squared(x)
+            if hidden is not None:
+                squared = squared.masked_fill(torch.from_numpy(hidden[i]).to(squared.device), torch.inf)
+            gap = (x - self.bank[squared.argmin(1)]).square().split(sizes, dim=1)
+            parts = torch.stack([part.sum(1) for part in gap])  # (strides, L)
+            out.append(torch.cat([parts.sum(0, keepdim=True), parts]).sqrt().reshape(-1, *self._size))
+        return torch.stack(out)
+
+    def apart(self, meta) -> np.ndarray:
+        """(N, K): patches of the bank that records with this meta, if they take part in fitting, must not be compared
+        with: those of their own group, or of their own image (an edited one's host) where that would hide all.
+
+        A normal has no distance to itself, and an edited host none where it was not edited: a detector fitted on such
+        distances would meet larger ones everywhere on new images. Only right after `fit`.
+        """
+        group, image = self.source["group"].to_numpy(), self.source["id"].to_numpy()
+        host = np.where(meta["host"] != "", meta["host"], meta["id"])
+        hidden = meta["group"].to_numpy()[:, None] == group
+        alone = host[:, None] == image
+        hidden = np.where(hidden.all(1, keepdims=True), alone, hidden)
+        return hidden & ~hidden.all(1, keepdims=True)
 
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(H, W) float32 per record at its own size; about 1 is a channel's usual spread."""

@@ -1,4 +1,5 @@
-"""Supervised images: a small convolutional head on frozen features tells anomalous pixels from normal ones."""
+"""Supervised images: a small convolutional head on frozen features, and on their distance to the nearest normal ones,
+tells anomalous pixels from normal ones."""
 
 from __future__ import annotations
 
@@ -10,16 +11,22 @@ from torch.nn import functional as F
 from data.errors import InputError
 from data.image import resize
 from data.records import Records
-from detection.features import BATCH, LEVELS, features_of, frame, pick_device, smooth, to_size
+from detection.features import BATCH, LEVELS, features_of, pick_device, smooth, to_size
+from detection.memory import STRIDES as COMPARED
+from detection.memory import MemoryBank
 
 STRIDE = 2  # of the map that the head gives, in resized pixels
 TOP = 0.01  # share of the pixels whose mean logit stands for an image without a mask
 FOCAL = 20.0  # of the focal loss beside dice: both start near 1
 POSITIVE = 1.0  # weight of an anomalous pixel
+DROP = 0.3  # chance of a channel to be left out of a step: a few anomalies must not be known by a few channels
+BANK, NORMALS = 1000, 200  # patches of normal images that all are compared with, and the images they come from
+NEAR = "near"  # the key of the distances beside the strides
+CHANNELS = {stride: channels for stride, (_, channels) in LEVELS.items()} | {NEAR: 1 + len(COMPARED)}
 
 
 class Head(nn.Module):
-    """Logits (B, H / 2, W / 2) of standardised maps {stride: (B, C, h, w)}.
+    """Logits (B, H / 2, W / 2) of standardised maps {stride: (B, C, h, w)} and, under NEAR, distances.
 
     All maps are lifted to `width` channels at their own stride (a 1x1 convolution commutes with upsampling), summed at
     stride 4, seen by a 3x3 convolution, and refined at stride 2 with the finest map, which thin anomalies need.
@@ -28,10 +35,10 @@ class Head(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         fine = width // 2
-        self.lift = nn.ModuleDict({str(s): nn.Conv2d(c, width, 1) for s, (_, c) in LEVELS.items() if s != STRIDE})
+        self.lift = nn.ModuleDict({str(s): nn.Conv2d(c, width, 1) for s, c in CHANNELS.items() if s != STRIDE})
         self.mix = nn.Conv2d(width, width, 3, padding=1)
         self.down = nn.Conv2d(width, fine, 1)
-        self.detail = nn.Conv2d(LEVELS[STRIDE][1], fine, 1)
+        self.detail = nn.Conv2d(CHANNELS[STRIDE], fine, 1)
         self.refine = nn.Conv2d(fine, fine, 3, padding=1)
         self.out = nn.Conv2d(fine, 1, 1)
 
@@ -55,8 +62,8 @@ class Head(nn.Module):
             self.out.bias.fill_(-3.0)  # a chance of 5 %
         return self
 
-    def forward(self, maps: dict[int, Tensor]) -> Tensor:
-        lifted = {stride: layer(maps[int(stride)]) for stride, layer in self.lift.items()}
+    def forward(self, maps: dict[int | str, Tensor]) -> Tensor:
+        lifted = {key: layer(maps[key if key == NEAR else int(key)]) for key, layer in self.lift.items()}
         size = lifted["4"].shape[-2:]
         x = sum(F.interpolate(m, size, mode="bilinear") if m.shape[-2:] != size else m for m in lifted.values())
         x = F.relu(x)
@@ -109,8 +116,18 @@ def loss_of(logit: Tensor, target: Tensor, known: Tensor, label: Tensor, *, posi
     return loss
 
 
+def keep(m: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, C, 1, 1): 0 for a channel left out, by chance DROP, 1 / (1 - DROP) for the others."""
+    drawn = torch.rand(*m.shape[:2], 1, 1, generator=generator) >= DROP
+    return drawn.to(m.device, m.dtype) / (1 - DROP)
+
+
 class Segmentation:
     """The chance of an anomaly per pixel, in [0, 1], by a head trained on the labelled images' frozen features.
+
+    Beside the features the head sees how far they are from the nearest ones of real normal images, a memory bank's
+    distances: what a few anomalies cannot teach. An image that takes part in fitting is compared with other groups'
+    normals alone, as a new one will be. Channels are left out at random in training.
 
     size: long side in pixels that images are resized to, at most about their own. steps, batch, lr: of AdamW. width:
     channels of the head. positive: weight of an anomalous pixel. real_share: least part of the anomalous half of a
@@ -134,11 +151,15 @@ class Segmentation:
         plan = draw(meta, weight, steps=o["steps"], batch=o["batch"], real_share=o["real_share"], rng=rng)
         used, place = np.unique(plan, return_inverse=True)
         plan, part = place.reshape(plan.shape), records.take(used)
-        self.shape = frame(part.x, o["size"])
+        normal = ~label & (weight > 0)
+        real = normal & ~meta["synthetic"].to_numpy(bool)
+        self.memory = MemoryBank(size=o["size"], bank=BANK, images=NORMALS, device=o["device"])
+        self.memory.fit(records.take(real if real.any() else normal), seed=seed)
+        self.shape = self.memory.shape
         maps, target, known = self._examples(part)
         self._scale(maps, ~label[used])
         self.head = Head.empty(o["width"]).reset(generator).to(self.device, memory_format=torch.channels_last)
-        self._train(plan, maps, target, known, torch.from_numpy(label[used]).float(), rng)
+        self._train(plan, maps, target, known, torch.from_numpy(label[used]).float(), rng, generator)
         return self
 
     def _examples(self, part: Records) -> tuple[dict[int, Tensor], Tensor, Tensor]:
@@ -149,9 +170,19 @@ class Segmentation:
         grid = self.shape[0] // STRIDE, self.shape[1] // STRIDE
         target = np.stack([np.clip(resize(m.astype(np.float32), grid), 0, 1) for m in part.mask])
         known = [bool(m.any()) or not label for m, label in zip(part.mask, part.meta["label"])]
+        maps[NEAR] = self._distances(maps, self.memory.apart(part.meta))
         return maps, torch.from_numpy(target).float(), torch.tensor(known).float()
 
-    def _scale(self, maps: dict[int, Tensor], normal: np.ndarray) -> None:
+    def _distances(self, maps: dict[int, Tensor], hidden: np.ndarray) -> Tensor:
+        """(N, C, h, w) of all images, BATCH at a time."""
+        parts = []
+        for low in range(0, len(hidden), BATCH):
+            some = slice(low, low + BATCH)
+            near = self.memory.residuals({s: maps[s][some].float() for s in COMPARED}, hidden[some])
+            parts.append(near.cpu())
+        return torch.cat(parts)
+
+    def _scale(self, maps: dict[int | str, Tensor], normal: np.ndarray) -> None:
         """Mean and spread of every channel over at most 200 of the normal images."""
         index = torch.from_numpy(np.flatnonzero(normal)[:200])
         self.centre, self.spread = {}, {}
@@ -160,18 +191,19 @@ class Segmentation:
             self.centre[stride] = values.mean(1)[:, None, None]
             self.spread[stride] = values.std(1, correction=0).clamp_min(1e-3)[:, None, None]
 
-    def _standard(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _standard(self, maps: dict[int | str, Tensor]) -> dict[int | str, Tensor]:
         scaled = {s: (m.float() - self.centre[s]) / self.spread[s] for s, m in maps.items()}
         return {s: m.to(self.device, memory_format=torch.channels_last) for s, m in scaled.items()}
 
-    def _train(self, plan: np.ndarray, maps, target: Tensor, known: Tensor, label: Tensor, rng) -> None:
+    def _train(self, plan: np.ndarray, maps, target: Tensor, known: Tensor, label: Tensor, rng, generator) -> None:
         steps, lr = len(plan), self.options["lr"]
         optimizer = torch.optim.AdamW(self.head.parameters(), lr=lr, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
         for chosen in plan:
             index = torch.from_numpy(chosen)
             flips = [axis for axis in (-1, -2) if rng.random() < 0.5]
-            x = {s: m.flip(flips) for s, m in self._standard({s: m[index] for s, m in maps.items()}).items()}
+            x = {s: m.flip(flips) * keep(m, generator)
+                 for s, m in self._standard({s: m[index] for s, m in maps.items()}).items()}  # fmt: skip
             y = target[index].flip(flips).to(self.device)
             logit = self.head(x)
             loss = loss_of(logit, y, known[index].to(self.device), label[index].to(self.device),
@@ -188,6 +220,7 @@ class Segmentation:
         out = [np.zeros((0, self.shape[0] // STRIDE, self.shape[1] // STRIDE), np.float32)]
         for low in range(0, len(records), BATCH):
             maps = features_of(records, self.shape, self.device, low, low + BATCH)
+            maps[NEAR] = self.memory.residuals(maps).cpu()
             count = len(maps[STRIDE])
             maps = {s: F.pad(m, (0, 0) * 3 + (0, BATCH - count)) for s, m in maps.items()}
             out.append(smooth(self.head(self._standard(maps)).sigmoid())[:count].cpu().numpy())
@@ -203,18 +236,22 @@ class Segmentation:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         arrays = {f"head.{name}": value.cpu().numpy() for name, value in self.head.state_dict().items()}
-        for stride in LEVELS:
-            arrays[f"centre.{stride}"] = self.centre[stride].numpy()
-            arrays[f"spread.{stride}"] = self.spread[stride].numpy()
-        return arrays, {"options": self.options, "shape": list(self.shape)}
+        for key in CHANNELS:
+            arrays[f"centre.{key}"] = self.centre[key].numpy()
+            arrays[f"spread.{key}"] = self.spread[key].numpy()
+        bank, memory = self.memory.state()
+        arrays |= {f"memory.{name}": value for name, value in bank.items()}
+        return arrays, {"options": self.options, "shape": list(self.shape), "memory": memory}
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray], config: dict) -> Segmentation:
         out = cls(**config["options"])
         out.shape = tuple(config["shape"])
+        bank = {name[7:]: value for name, value in arrays.items() if name.startswith("memory.")}
+        out.memory = MemoryBank.from_state(bank, config["memory"])
         arrays = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
         out.head = Head.empty(out.options["width"])
         out.head.load_state_dict({name[5:]: value for name, value in arrays.items() if name.startswith("head.")})
         out.head.to(out.device, memory_format=torch.channels_last).eval()
-        out.centre, out.spread = ({s: arrays[f"{part}.{s}"] for s in LEVELS} for part in ("centre", "spread"))
+        out.centre, out.spread = ({s: arrays[f"{part}.{s}"] for s in CHANNELS} for part in ("centre", "spread"))
         return out

@@ -1,7 +1,8 @@
 """The filter: scores in, one verdict a record out - keep or not, with the first reason and the band it fell in.
 
-Hard gates come first (nothing changed, a seam, a copy, a duplicate), then the bands of the out-of-fold judges:
-invisible (looks normal where labelled), informative, trivial (any judge sees it: capped by a quota).
+Hard gates come first, then the bands of the out-of-fold judges: invisible (looks normal where labelled), informative,
+trivial (any judge sees it: capped by a quota); then a criterion ranks what is left, and quotas keep every kind alive
+and none alone. A person's decision overrides all of it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,32 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-KEPT = "kept"
-REASONS = ("unchanged", "seam", "copy", "duplicate", "invisible", "trivial", KEPT)
+KEPT, BY_HAND, REFUSED = "kept", "accepted by hand", "rejected by hand"
+HARD = ("unchanged", "outside", "seam", "contrast", "copy", "duplicate", "constraint", "kind")
+SOFT = ("invisible", "trivial", "outranked", "quota")
+REASONS = (*HARD, *SOFT, REFUSED, KEPT, BY_HAND)
+FAR = 2.0  # copy distances beyond are no rarer: twice as far off as real anomalies are from each other
+
+
+def rarity(scores: pd.DataFrame) -> np.ndarray:
+    """(N,) 0..1, distance to the nearest real anomaly over real to real, up to FAR."""
+    return np.clip(scores["copy_distance"].to_numpy(float), 0, FAR) / FAR
+
+
+def near(scores: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
+    """(N,) minus how far the judges' score lies from the median real anomaly's."""
+    return -np.abs(scores["fused"].to_numpy(float) - np.nanmedian(real["fused"].to_numpy(float)))
+
+
+# what ranks the records that passed gates and bands, higher is better: f(scores, real) -> (N,)
+CRITERIA = {
+    "eap": lambda s, r: rarity(s) * np.clip(s["fused"].to_numpy(float), 0, 1),  # arXiv:2405.13699
+    "near": near,
+    "plain": lambda s, r: s["fused"].to_numpy(float),  # the most visible first
+    "hard": lambda s, r: -s["supervised"].to_numpy(float),  # what the detector sees least, of what is visible
+    "likelihood": lambda s, r: s["likelihood"].fillna(s["fused"]).to_numpy(float),
+    "typical": lambda s, r: -s["copy_distance"].to_numpy(float),  # the closest to a real one
+}
 
 
 def band_limits(real: np.ndarray, *, floor: float, ceiling: float, low: float, high: float) -> tuple[float, float]:
@@ -33,35 +58,53 @@ def verdicts(
     *,
     min_overlap: float,
     seam: float,
+    contrast: list[float],
     copy: float,
+    posterior: float,
     floor: float,
     ceiling: float,
     low: float,
     high: float,
     trivial_share: float,
+    criterion: str,
+    keep_share: float,
+    kind_most: float,
+    kind_least: int,
+    decisions: dict[str, str] | None = None,
 ) -> pd.DataFrame:
-    """One row a record: id, keep, reason, band, and the limits it was held against.
+    """One row a record: id, keep, reason, band, rank (of the criterion), and the limits it was held against.
 
-    meta: `id`, `kind`, `mask_iou`, `seed`; scores (same order): `fused`, `control`, `copy_distance`, `duplicate_of`;
-    real: the support's out-of-fold `fused`. Thresholds as in params.yaml, section filter. A seam is an adapter-off twin
-    that looks odd where it was pasted: beyond the percentile `seam` and what counts as visible.
+    meta: `id`, `kind`, `mask_iou`, `seed`; scores (same order): what judge and gates measured; real: the support's
+    out-of-fold scores. Thresholds as in params.yaml, section filter. A seam is an adapter-off twin that looks odd where
+    it was pasted: beyond the percentile `seam` and what counts as visible. decisions: {id: "accept" | "reject"}.
     """
     below, above = band_limits(real["fused"].to_numpy(float), floor=floor, ceiling=ceiling, low=low, high=high)
-    fused = scores["fused"].to_numpy(float)
-    gates = {
+    fused, kind = scores["fused"].to_numpy(float), meta["kind"].to_numpy()
+    failed = {
         "unchanged": meta["mask_iou"].to_numpy(float) < min_overlap,
+        "outside": scores["outside"].to_numpy(float) > 0,
         "seam": np.nan_to_num(scores["control"].to_numpy(float), nan=-np.inf) > max(seam, below),
+        "contrast": (scores["contrast_low"].to_numpy(float) < contrast[0])
+        | (scores["contrast_high"].to_numpy(float) > contrast[1]),
         "copy": scores["copy_distance"].to_numpy(float) < copy,
         "duplicate": scores["duplicate_of"].to_numpy() != "",
+        "constraint": scores["violations"].to_numpy(float) > 0,
+        "kind": scores["posterior"].to_numpy(float) < posterior,
         "invisible": ~(fused >= below),
     }
     reason = np.full(len(meta), KEPT, dtype=object)
-    for name, failed in reversed(gates.items()):
-        reason[failed] = name
+    for name, wrong in reversed(failed.items()):
+        reason[wrong] = name
     band = np.where(fused < below, "invisible", np.where(fused > above, "trivial", "informative"))
-    reason = cap_trivial(reason, band, meta["kind"].to_numpy(), meta["seed"].to_numpy(), trivial_share)
+    rank = np.nan_to_num(CRITERIA[criterion](scores, real).astype(float), nan=-np.inf)
+    reason = cap_trivial(reason, band, kind, meta["seed"].to_numpy(), trivial_share)
+    reason = best_of(reason, kind, rank, keep_share)
+    reason = quotas(reason, kind, rank, most=kind_most, least=kind_least)
+    for i, name in enumerate(meta["id"]):
+        if (decisions or {}).get(str(name)):
+            reason[i] = BY_HAND if decisions[str(name)] == "accept" else REFUSED
     return pd.DataFrame({
-        "id": list(meta["id"]), "keep": reason == KEPT, "reason": reason, "band": band,
+        "id": list(meta["id"]), "keep": np.isin(reason, (KEPT, BY_HAND)), "reason": reason, "band": band, "rank": rank,
         "invisible_below": below, "trivial_above": above,
     })  # fmt: skip
 
@@ -80,19 +123,30 @@ def cap_trivial(reason: np.ndarray, band: np.ndarray, kind: np.ndarray, seed: np
     return reason
 
 
-def steer(meta: pd.DataFrame, table: pd.DataFrame, fused: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """Weights {"kind|size|severity": w} for the next round: bins whose records pass, and pass where judges are weak.
+def best_of(reason: np.ndarray, kind: np.ndarray, rank: np.ndarray, share: float) -> np.ndarray:
+    """`reason` with all but the best-ranked `share` of each kind's survivors "outranked"; one of a kind stays."""
+    reason = reason.copy()
+    for name in np.unique(kind):
+        alive = np.flatnonzero((kind == name) & (reason == KEPT))
+        order = alive[np.argsort(-rank[alive], kind="stable")]
+        reason[order[max(1, int(np.ceil(share * len(alive)))) :]] = "outranked"
+    return reason
 
-    w = (kept + 1) / (drawn + 2) * (weak + 1) / (kept + 2): Laplace's estimates of the chance that a record is kept, and
-    that a kept one scores below the median real anomaly, where a detector still has something to learn.
-    """
-    median = float(np.median(real[np.isfinite(real)])) if np.isfinite(real).any() else np.inf
-    keys = meta["kind"].astype(str) + "|" + meta["size_bin"].astype(str) + "|" + meta["severity_bin"].astype(str)
-    keep = table["keep"].to_numpy(bool)
-    weights = {}
-    for key in sorted(set(keys)):
-        own = (keys == key).to_numpy()
-        kept = int((own & keep).sum())
-        weak = int((own & keep & (fused < median)).sum())
-        weights[key] = (kept + 1) / (int(own.sum()) + 2) * (weak + 1) / (kept + 2)
-    return weights
+
+def quotas(reason: np.ndarray, kind: np.ndarray, rank: np.ndarray, *, most: float, least: int) -> np.ndarray:
+    """`reason` with no kind above the share `most` of the kept and, as far as records passed the hard gates, none below
+    `least` records: the best-ranked of those refused for a soft reason come back. One kind alone has no quota."""
+    reason, names = reason.copy(), np.unique(kind)
+    for name in names:
+        own = kind == name
+        soft = np.flatnonzero(own & np.isin(reason, SOFT))
+        lack = least - int((own & (reason == KEPT)).sum())
+        if lack > 0:
+            reason[soft[np.argsort(-rank[soft], kind="stable")][:lack]] = KEPT
+    for name in names if len(names) > 1 else ():
+        alive = np.flatnonzero((kind == name) & (reason == KEPT))
+        others = int((reason == KEPT).sum()) - len(alive)
+        room = max(least, int(most * others / (1 - most))) if most < 1 else len(alive)
+        order = alive[np.argsort(-rank[alive], kind="stable")]
+        reason[order[room:]] = "quota"
+    return reason

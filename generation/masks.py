@@ -5,12 +5,15 @@ In every mask True marks what is edited: anomalous pixels, anomalous timestamps 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 
 from data.records import Records
 from generation.holes import random_mask
 
-__all__ = ["image_mask", "random_mask", "row_mask", "series_mask"]
+__all__ = ["image_mask", "image_place", "placed", "random_mask", "row_mask", "series_mask", "series_place"]
 
 MIN_PIXELS = 6  # a smaller image mask is grown
 BORDER_SHARE = 1 / 3  # a mask that fills more of a border line is no defect but a crop gone wrong (arXiv:2312.05767)
@@ -19,6 +22,10 @@ TRIES = 12
 PARTS = 4  # most components of a mask that are placed one by one
 SAMPLE = 512  # normals that say which cells of a row deviate
 
+INNER = 0.25  # half side of the middle square, a quarter of the area
+PLACE_TRIES = 6
+
+Drawn = TypeVar("Drawn")
 Affine = np.ndarray  # (2, 3): (x, y) of the source to (x, y) of the host, the corner of a pixel being its integer place
 
 
@@ -229,6 +236,31 @@ def image_mask(
             return mask
         best = mask if mask.any() and not (best.any() and border_share(best) < border_share(mask)) else best
     return grow_to(best, MIN_PIXELS)
+
+
+# places
+
+
+def image_place(mask: np.ndarray) -> str:
+    """"inner" where the middle of a mask (H, W) lies in the middle quarter (by area) of the image, else "outer"."""
+    rows, columns = np.nonzero(mask)
+    off = max(abs(rows.mean() / mask.shape[0] - 0.5), abs(columns.mean() / mask.shape[1] - 0.5))
+    return "inner" if off <= INNER else "outer"
+
+
+def series_place(mask: np.ndarray) -> str:
+    """"early", "middle" or "late": the third of the window that the middle of a mask (T, C) lies in."""
+    at = np.flatnonzero(mask.any(1)).mean() / max(1, len(mask) - 1)
+    return ("early", "middle", "late")[min(2, int(3 * at))]
+
+
+def placed(draw: Callable[[], Drawn], place_of: Callable[[Drawn], str], place: str) -> Drawn:
+    """What `draw` gives, drawn again up to PLACE_TRIES times until it lies in the place wanted."""
+    for _ in range(PLACE_TRIES):
+        out = draw()
+        if place_of(out) == place:
+            break
+    return out
 
 
 # series

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from data.codecs import CODECS
 from data.errors import InputError
 from generation import lora
-from generation.diffusion import Denoiser
+from generation.diffusion import Denoiser, noise
 from generation.fit import autocast
 from generation.latent import Latent, build
 from generation.networks import NETWORKS
@@ -187,6 +189,17 @@ class Adapter:
         adapter.config, adapter.scales = config, config["scales"]
         base.denoiser.eval().requires_grad_(False)
         return adapter
+
+    @contextmanager
+    def jittered(self, seeds: list[int], std: float) -> Iterator[None]:
+        """Within it each record's kind vector is moved by noise of its own seed, `std` times the vectors' rms."""
+        kinds, weight = self.owner.kinds, self.owner.kinds.weight.detach()
+        if std:
+            kinds.offset = std * weight.square().mean().sqrt() * noise([s + 1 for s in seeds], tuple(weight.shape[1:]))
+        try:
+            yield
+        finally:
+            kinds.offset = None
 
     def denoise(self, x: Tensor, sigma: Tensor, **cond) -> Tensor:
         """x0 as an anomaly of cond['kind'] would have it."""

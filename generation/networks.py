@@ -15,7 +15,7 @@ class Kinds(nn.Module):
 
     def __init__(self, dim: int, count: int = 0):
         super().__init__()
-        self.dim = dim
+        self.dim, self.offset = dim, None
         self.weight = nn.Parameter(torch.zeros(count, dim))
 
     def resize(self, count: int, seed: int) -> None:
@@ -25,7 +25,15 @@ class Kinds(nn.Module):
 
     def forward(self, kind: Tensor) -> Tensor:
         table = torch.cat([self.weight.new_zeros(1, self.dim), self.weight])
-        return table[kind]
+        return moved(table[kind], kind, self.offset)
+
+
+def moved(vectors: Tensor, kind: Tensor, offset: Tensor | None) -> Tensor:
+    """Kind vectors (B, *dim) with each record's own offset added; that of kind 0, normal, stays."""
+    if offset is None:
+        return vectors
+    anomalous = (kind > 0).reshape(-1, *([1] * (vectors.ndim - 1)))
+    return vectors + offset.to(vectors) * anomalous
 
 
 def sinusoid(values: Tensor, dim: int) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from data.records import Records, make_meta
+from generation.masks import image_place, series_place
 
 FEATHER = 1.5  # pixels over which a paste fades in
 TAPER = 0.08  # share of a span over which a series edit fades in
@@ -25,7 +26,8 @@ def generated_meta(plan: pd.DataFrame, hosts: Records, support: Records, **colum
         group=list(host["group"]), source=list(host["source"]), start=list(host["start"]), synthetic=True,
         host=list(host["id"]), parents=[[p] for p in parent["id"]], severity=list(plan["severity_factor"]),
         seed=list(plan["seed"]), mask_source=[f"bank:{p}" for p in parent["id"]],
-        size_bin=list(plan["size"]), severity_bin=list(plan["severity_bin"]), fold=list(plan["fold"]), **columns,
+        size_bin=list(plan["size"]), severity_bin=list(plan["severity_bin"]), host_bin=list(plan["host_bin"]),
+        fold=list(plan["fold"]), **{"place": list(plan["place"]), **columns},
     )  # fmt: skip
 
 
@@ -64,6 +66,7 @@ def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
         mask_iou=overlap,
         intended_area=[float(m.mean()) for m in masks],
         area=[float(m.mean()) for m in labels],
+        place=[image_place(m) for m in masks],
     )
     return Records("image", meta, out, labels, hosts.schema, None, twins)
 
@@ -99,6 +102,7 @@ def paste_series(codec, chosen, hosts, support, plan, masks, x, made, control, s
         intended_area=masks.mean((1, 2)).tolist(),
         area=label.mean((1, 2)).tolist(),
         strength=strengths,
+        place=[series_place(m) for m in masks],
     )
     return Records("series", meta, values, list(label), hosts.schema, chosen.time, twins)
 

@@ -1,7 +1,7 @@
-"""What to generate: one row a record, drawn from its own seed - kind, parent, host, size and severity bin.
+"""What to generate: one row a record, drawn from its own seed - kind, parent, host, size, severity and place.
 
 A record's parent and host come from the same cross-fitting fold, so that the judges of that fold have seen neither.
-Bins with more weight in `steer` are drawn more often; a share of the draws ignores it (exploration).
+Arms with more weight in `steer` are drawn more often; a share of the draws ignores it (exploration).
 """
 
 from __future__ import annotations
@@ -13,27 +13,47 @@ from data.records import Records
 
 SIZES = {"small": (0.6, 0.85), "like": (0.85, 1.2), "large": (1.2, 1.6)}  # mask scale over the parent's
 SEVERITIES = {"faint": (0.6, 0.85), "like": (0.85, 1.15), "strong": (1.15, 1.5)}  # over the kind's matched cfg_scale
+PLACES = {"image": ("inner", "outer"), "series": ("early", "middle", "late"), "row": ("any",)}
+HOSTS = ("plain", "usual", "busy")  # thirds of the normals by how much goes on in them
 EXPLORE = 0.3
 
 
-def bins(kinds: list[str]) -> list[tuple[str, str, str]]:
-    """Every (kind, size, severity)."""
-    return [(kind, size, severity) for kind in kinds for size in SIZES for severity in SEVERITIES]
+def arms(kinds: list[str], modality: str) -> dict[str, list[str]]:
+    """The choices that are steered, by factor: every kind|size|severity, every place, every host bin."""
+    shapes = [f"{kind}|{size}|{severity}" for kind in kinds for size in SIZES for severity in SEVERITIES]
+    hosts = HOSTS if modality != "row" else ("any",)  # a row's host is its parent
+    return {"shape": shapes, "place": [f"place:{p}" for p in PLACES[modality]], "host": [f"host:{h}" for h in hosts]}
 
 
-def bin_weights(kinds: list[str], steer: dict[str, float] | None) -> np.ndarray:
-    """Probabilities over `bins(kinds)`: uniform, or mixed with `steer` {"kind|size|severity": weight >= 0}."""
-    keys = ["|".join(b) for b in bins(kinds)]
-    uniform = np.full(len(keys), 1 / len(keys))
-    if not steer:
-        return uniform
-    weight = np.array([max(0.0, float(steer.get(key, 0.0))) for key in keys])
+def chances(names: list[str], steer: dict[str, float] | None) -> np.ndarray:
+    """Probabilities of some arms: uniform, or EXPLORE of it and the rest by `steer` {arm: weight >= 0}."""
+    uniform = np.full(len(names), 1 / len(names))
+    weight = np.array([max(0.0, float((steer or {}).get(name, 0.0))) for name in names])
     return uniform if weight.sum() == 0 else EXPLORE * uniform + (1 - EXPLORE) * weight / weight.sum()
 
 
 def record_seed(seed: int, round_: int, index: int) -> int:
     """The seed of record `index` of a round; 53 bits, so that it survives JSON."""
     return int(np.random.SeedSequence([seed, round_, index]).generate_state(1, np.uint64)[0] >> np.uint64(11))
+
+
+def activity(records: Records) -> np.ndarray:
+    """(N,) how much goes on in a record: the std of an image's levels, of a window's steps; 0 for rows."""
+    if records.modality == "row":
+        return np.zeros(len(records))
+    if records.modality == "image":
+        return np.array([float(x.std()) for x in records.x])
+    step = [np.abs(np.diff(x, axis=0)) for x in records.x]
+    scale = np.mean([s.mean(0) for s in step], axis=0) + 1e-12
+    return np.array([float((s / scale).mean()) for s in step])
+
+
+def host_bins(records: Records) -> np.ndarray:
+    """(N,) the HOSTS bin of every normal, "any" for rows."""
+    if records.modality == "row":
+        return np.full(len(records), "any")
+    rank = np.argsort(np.argsort(activity(records), kind="stable"), kind="stable")
+    return np.array(HOSTS)[np.minimum(rank * len(HOSTS) // max(1, len(records)), len(HOSTS) - 1)]
 
 
 def plan(
@@ -46,23 +66,28 @@ def plan(
     round_: int,
     steer: dict[str, float] | None = None,
 ) -> pd.DataFrame:
-    """`count` rows: seed, kind, size, severity (bin names), size_factor, severity_factor, parent and host (positions in
-    `support` and `fit`). Row i does not change with `count`."""
+    """`count` rows: seed, kind, size, severity_bin, place, host_bin (names), size_factor, severity_factor, parent, host
+    (positions in `support` and `fit`). Row i does not change with `count`."""
     kinds = sorted(set(support.meta["kind"]))
-    choices, weight = bins(kinds), bin_weights(kinds, steer)
-    kind_of = support.meta["kind"].to_numpy()
+    choices = arms(kinds, fit.modality)
+    weight = {factor: chances(names, steer) for factor, names in choices.items()}
+    kind_of, bin_of = support.meta["kind"].to_numpy(), host_bins(fit)
     host_fold = np.array([folds[i] for i in fit.meta["id"]])
     parent_fold = np.array([folds[i] for i in support.meta["id"]])
     rows = []
     for i in range(count):
         own = record_seed(seed, round_, i)
         rng = np.random.default_rng(own)
-        kind, size, severity = choices[int(rng.choice(len(choices), p=weight))]
+        drawn = {factor: choices[factor][int(rng.choice(len(p), p=p))] for factor, p in weight.items()}
+        kind, size, severity = drawn["shape"].rsplit("|", 2)
+        place, host_bin = drawn["place"].split(":")[1], drawn["host"].split(":")[1]
         parent = int(rng.choice(np.flatnonzero(kind_of == kind)))
         hosts = np.flatnonzero(host_fold == parent_fold[parent])
+        near = hosts[bin_of[hosts] == host_bin]
+        hosts = near if len(near) else hosts
         rows.append({
-            "seed": own, "kind": kind, "size": size, "severity_bin": severity, "parent": parent,
-            "host": int(rng.choice(hosts)), "size_factor": float(rng.uniform(*SIZES[size])),
+            "seed": own, "kind": kind, "size": size, "severity_bin": severity, "place": place, "host_bin": host_bin,
+            "parent": parent, "host": int(rng.choice(hosts)), "size_factor": float(rng.uniform(*SIZES[size])),
             "severity_factor": float(rng.uniform(*SEVERITIES[severity])), "fold": int(parent_fold[parent]),
         })  # fmt: skip
     return pd.DataFrame(rows)

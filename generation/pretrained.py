@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.errors import InputError, RemoteError, SettingsError, closest
 from generation.attention import backend
 from generation.diffusion import right
+from generation.networks import moved
 
 NORMAL = "normal"
 NORMAL_PROMPT = "a photo of a flawless surface"
@@ -49,7 +50,7 @@ class Prompts(nn.Module):
 
     def __init__(self, embed: Embed, prompts: dict[str, str] | None = None, learned: int | None = None):
         super().__init__()
-        self.embed, self.prompts, self.names = embed, dict(prompts or {}), []
+        self.embed, self.prompts, self.names, self.offset = embed, dict(prompts or {}), [], None
         self.register_buffer("text", embed([self.prompts.get(NORMAL, NORMAL_PROMPT)]), persistent=False)
         _, tokens, self.dim = self.text.shape
         self.learned = tokens if learned is None else min(learned, tokens)
@@ -81,7 +82,10 @@ class Prompts(nn.Module):
     def forward(self, kind: Tensor) -> Tensor:
         rest = self.text.shape[1] - self.learned
         offset = nn.functional.pad(self.weight, (0, 0, 0, rest, 1, 0))  # (1 + K, tokens, dim)
-        return (self.text + offset)[kind]
+        out = (self.text + offset)[kind]
+        if self.offset is not None:
+            out = torch.cat([moved(out[:, : self.learned], kind, self.offset), out[:, self.learned :]], dim=1)
+        return out
 
 
 class PretrainedInpaint(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from data.codecs import CODECS
 from data.records import Records
 from generation import examples
+from generation.contrast import contrast
 from generation.diffusion import denoising_loss, training_sigma
 from generation.fit import Trainer, autocast, train
 from generation.inpaint import generate
@@ -176,29 +177,6 @@ def fit_adapter(
     losses = train(trainer, folder=folder, report=report)
     base.denoiser.eval().requires_grad_(False)
     return adapter, losses
-
-
-def contrast(records: Records, codec) -> np.ndarray:
-    """(N,) how far an anomaly stands out: images, mean |pixel - median of its ring| in the mask, of the full range;
-    series, mean |value - median of the rest of its window| in the mask, in codec units."""
-    out = np.empty(len(records))
-    if records.modality == "series":
-        x, mask = codec.encode(records)
-        for i, (v, m) in enumerate(zip(x, np.broadcast_to(mask, x.shape))):
-            rest = np.array([np.median(c[~h]) if (~h).any() else 0.0 for c, h in zip(v, m)])
-            out[i] = np.abs(v - rest[:, None])[m].mean() if m.any() else 0.0
-        return out
-    from scipy.ndimage import binary_dilation
-
-    from data.image import grey, to_float
-
-    for i, (image, mask) in enumerate(zip(records.x, records.mask)):
-        value = to_float(image)
-        value = grey(value) if value.ndim == 3 else value
-        ring = binary_dilation(mask, iterations=6) & ~binary_dilation(mask, iterations=2)
-        around = np.median(value[ring]) if ring.any() else np.median(value)
-        out[i] = np.abs(value[mask] - around).mean() / 2 if mask.any() else 0.0
-    return out
 
 
 def match_scales(

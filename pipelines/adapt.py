@@ -23,7 +23,7 @@ def main(run: Run) -> dict:
     settings = run.settings.model_dump(by_alias=True)
     paths, device = run.paths, pick_device(run.params.device)
     fit, pool = read_store(paths.records / "fit"), read_store(paths.records / "support")
-    sampling = sampling_of(run.params.section("generate", run.modality))
+    sampling = neutral(sampling_of(run.params.section("generate", run.modality)))
     chosen = []
     with run.work(paths.base, paths.records, paths.splits, also=sampling) as work:
         for seed in run.seeds:
@@ -50,6 +50,11 @@ def main(run: Run) -> dict:
                 chosen.append(adapter.scales)
         work.assemble(paths.adapters, [f"seed{seed}" for seed in run.seeds])
     return {"adapters": len(run.seeds), "scales": str(chosen[-1]) if chosen else "kept"}
+
+
+def neutral(sampling: dict) -> dict:
+    """The keywords without what varies records on purpose: the guidance is matched to plain ones."""
+    return {key: value for key, value in sampling.items() if key not in ("scale", "kind_noise", "masks")}
 
 
 def sampling_of(section) -> dict:

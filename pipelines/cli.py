@@ -153,6 +153,20 @@ def gain(value: dict) -> str:
     return f"{value['arm']} over {value['over']}, {value['metric']}: {value['mean']:+.3f}{bounds}: {word}"
 
 
+@app.command()
+def export(
+    stores: Annotated[list[Path], typer.Argument(help="record stores: folders of part-*.parquet")],
+    out: Annotated[Path, typer.Argument(help="the folder to make")],
+    to: Annotated[str, typer.Option(help="mvtec, anomalib-folder, coco, yolo-seg, labelstudio, csv or jsonl")],
+    shape: Annotated[str | None, typer.Option(help="of masks in coco and labelstudio: rle or polygon")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a folder that is not empty")] = False,
+) -> None:
+    """Write record stores as files that other tools train on or label with; see docs/export.md."""
+    from pipelines.export import run
+
+    raise typer.Exit(run(stores, out, to=to, shape=shape, force=force))
+
+
 def run() -> None:
     """Entry point: an error of the user's is one line and its exit code, --debug shows the traceback."""
     if "--debug" in sys.argv:

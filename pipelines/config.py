@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data.errors import SettingsError
 from pipelines.explain import Model, read_yaml, show, validate
 
-ROUNDS = (1, 2)  # as unrolled in dvc.yaml
+ROUNDS = (1, 2, 3)  # as unrolled in dvc.yaml
 MODALITIES = ("image", "series", "row")
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -48,11 +48,12 @@ class Dataset(Model):
 
 
 class PrepareImage(Model):
-    pass
+    near: Unit = 0.05  # images closer than this are copies: one group, or refused in train and test; 0 is none
 
 
 class PrepareSeries(Model):
     window: Annotated[int, Field(ge=8, le=4096)]  # time steps of a record
+    near: Unit = 0.002  # windows closer than this are copies, refused in train and test
 
 
 class PrepareRow(Model):
@@ -188,17 +189,33 @@ class Forest(Model):
     real_share: Unit = 0.5
 
 
-class CrossfitImage(Model):
+class ImageDetectors(Model):
     segmentation: Segmentation = Segmentation()
     memory: Memory = Memory()
 
 
-class CrossfitSeries(Model):
+class SeriesDetectors(Model):
     forest: ConvForest = ConvForest()
 
 
-class CrossfitRow(Model):
+class RowDetectors(Model):
     forest: Forest = Forest()
+
+
+class Judging(Model):
+    likelihood: bool  # a third judge: the likelihood ratio of a denoiser fitted anew without the fold
+
+
+class CrossfitImage(ImageDetectors, Judging):
+    pass
+
+
+class CrossfitSeries(SeriesDetectors, Judging):
+    pass
+
+
+class CrossfitRow(RowDetectors, Judging):
+    pass
 
 
 class Crossfit(Model):
@@ -207,7 +224,7 @@ class Crossfit(Model):
     row: CrossfitRow | None = None
 
 
-# generate, judge, filter: r1 and r2 hold what a round changes of the settings beside them, e.g. {count: 50}
+# tune, generate, judge, filter: r1, r2, .. hold what a round changes of the settings beside them, e.g. {count: 50}
 
 
 class Changes(Model):
@@ -219,6 +236,33 @@ class Changes(Model):
 class RoundSection(Model):
     r1: Changes
     r2: Changes
+    r3: Changes
+
+
+class TuneSettings(Model):
+    steps: Annotated[int, Field(ge=0)]  # 0: every round generates with the first adapters
+    batch: Count
+    lr: Positive
+    beta: Positive  # how sharply kept and refused records are told apart
+    pool: Count  # examples of the support drawn once, the anchor of every batch
+
+
+class TuneImage(TuneSettings):
+    pass
+
+
+class TuneSeries(TuneSettings):
+    pass
+
+
+class TuneRow(TuneSettings):
+    pass
+
+
+class Tune(RoundSection):
+    image: TuneImage | None = None
+    series: TuneSeries | None = None
+    row: TuneRow | None = None
 
 
 class GenerateSettings(Model):
@@ -226,14 +270,18 @@ class GenerateSettings(Model):
     steps: Annotated[int, Field(ge=2, le=1000)]
     sampler: Literal["dpmpp_2m", "heun"]
     sigma_max: Positive
+    scale: Positive = 1.0  # severity: times the guidance matched to the support; 0 would be normal, 1 like the examples
+    kind_noise: Annotated[float, Field(ge=0)] = 0.0  # noise on a record's kind vector, in its rms: variety
 
 
 class GenerateImage(GenerateSettings):
     strength: Annotated[float, Field(gt=0, le=1)]  # 1 starts from pure noise
+    masks: Literal["bank", "random"] = "bank"  # the support's own, reshaped, or any blobs and strokes
 
 
 class GenerateSeries(GenerateSettings):
     strength: Span
+    masks: Literal["bank", "random"] = "bank"  # the support's spans and channels, or any
 
 
 class GenerateRow(GenerateSettings):
@@ -268,12 +316,20 @@ class Judge(RoundSection):
 class FilterSettings(Model):
     min_overlap: Unit  # of the intended mask with what really changed; less is "unchanged"
     seam: Positive  # judges' percentile of the adapter-off twin; more is "seam"
+    contrast: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)]  # of least, most real
     copy_: Annotated[float, Field(ge=0, alias="copy")]  # distance to the nearest real anomaly over real to real
+    posterior: Unit  # least chance of being of its own kind; less is "kind"
     floor: Unit  # judges' percentiles that bound the limit of "invisible"
     ceiling: Unit
     low: Unit  # quantiles of the real anomalies' scores that set invisible and trivial
     high: Unit
     trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of the kept
+    criterion: Literal["eap", "near", "plain", "hard", "likelihood", "typical"]  # what ranks the records left
+    keep_share: Annotated[float, Field(gt=0, le=1)]  # best-ranked part of each kind's records left that is kept
+    kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind
+    kind_least: Annotated[int, Field(ge=0)]  # records of a kind that come back, if only bands or ranks refused them
+    collapse: Unit  # a round less varied than this share of the one before stops the loop
+    settled: Unit  # steering that moves by less stops it too
 
 
 class FilterImage(FilterSettings):
@@ -294,18 +350,52 @@ class Filter(RoundSection):
     row: FilterRow | None = None
 
 
+# gate: what the exported training set is
+
+
+class GateSettings(Model):
+    supports: Count  # most supports that the loop is run again for, fold by fold; more say more and take longer
+    count: Count  # records generated without each fold
+    arms: Annotated[list[Literal["real", "standard", "classical", "generated", "dropped", "filtered", "mixed"]],
+                    Field(min_length=1)]  # training sets compared
+    weights: Annotated[list[Unit], Field(min_length=1)]  # least shares of real anomalies compared
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]  # of the interval that must lie above 0
+
+
+class GateImage(GateSettings):
+    detectors: Annotated[list[Literal["segmentation", "memory"]], Field(min_length=1)]
+
+
+class GateSeries(GateSettings):
+    detectors: Annotated[list[Literal["forest", "pca", "knn"]], Field(min_length=1)]
+
+
+class GateRow(GateSettings):
+    detectors: Annotated[list[Literal["forest", "lightgbm", "knn", "iforest"]], Field(min_length=1)]
+
+
+class Gate(Model):
+    image: GateImage | None = None
+    series: GateSeries | None = None
+    row: GateRow | None = None
+
+
 # train, evaluate, report
 
 
-class TrainImage(CrossfitImage):
+class Training(Model):
+    shuffled: bool = False  # also a control: the kept records with their masks shuffled
+
+
+class TrainImage(ImageDetectors, Training):
     pass
 
 
-class TrainSeries(CrossfitSeries):
+class TrainSeries(SeriesDetectors, Training):
     pass
 
 
-class TrainRow(CrossfitRow):
+class TrainRow(RowDetectors, Training):
     pass
 
 
@@ -339,8 +429,69 @@ class Evaluate(Model):
     row: EvaluateRow | None = None
 
 
+# audit: what must hold of the split and the generated records
+
+
+class AuditSettings(Model):
+    sample: Count = 300  # records that the slower checks look at
+    shortcut: Annotated[float, Field(ge=0.5, le=1)] = 0.6  # AUROC of telling records apart by what is not anomalous
+    copy_: Annotated[float, Field(ge=0, alias="copy")] = 0.05  # distance to a training anomaly; nearer is a near-copy
+    copies: Unit = 0.05  # most of the kept that may be near-copies
+
+
+class AuditImage(AuditSettings):
+    pass
+
+
+class AuditSeries(AuditSettings):
+    pass
+
+
+class AuditRow(AuditSettings):
+    shortcut: Annotated[float, Field(ge=0.5, le=1)] = 0.75  # the whole row is the anomaly: likeness counts in it too
+
+
+class Audit(Model):
+    image: AuditImage | None = None
+    series: AuditSeries | None = None
+    row: AuditRow | None = None
+
+
+# fidelity: how like the real ones the kept are
+
+
+class FidelityImage(Model):
+    most: Count = 256  # records a side that are compared
+
+
+class FidelitySeries(Model):
+    most: Count = 1000
+
+
+class FidelityRow(Model):
+    most: Count = 1000
+
+
+class Fidelity(Model):
+    image: FidelityImage | None = None
+    series: FidelitySeries | None = None
+    row: FidelityRow | None = None
+
+
 class Report(Model):
     examples: Count  # records shown of each kind of outcome
+
+
+class Publish(Model):
+    """Where the training set goes on the Hugging Face Hub; one data set, one repository."""
+
+    enabled: bool = False  # false: a dry run, nothing leaves this machine
+    repo: str = ""  # owner/name; {dataset} stands for the data set's name
+    private: bool = True
+    licence: str | dict[str, str] = ""  # of the real records, one or {data set: one}; see data/hub/licences.py
+    base_licence: str = ""  # of a pretrained base model, where one is used and not known
+    permission: str = ""  # who allowed it, where a licence is "other" or "unknown"; the card quotes it
+    adapters: bool = False  # send the LoRA adapters too
 
 
 class Settings(Model):
@@ -352,17 +503,22 @@ class Settings(Model):
     fit: Fit
     adapt: Adapt
     crossfit: Crossfit
+    tune: Tune
     generate: Generate
     judge: Judge
     filter: Filter
+    gate: Gate
     train: Train
     evaluate: Evaluate
+    audit: Audit
+    fidelity: Fidelity
     report: Report
+    publish: Publish = Publish()
 
     def section(self, stage: str, modality: str, round_: int | None = None) -> Any:
         """Settings of a stage for a modality, with what `round_` changes of them."""
         section = getattr(self, stage)
-        model = getattr(section, modality)
+        model = getattr(section, modality, section)  # a section without modalities is for all of them
         changes = getattr(getattr(section, f"r{round_}"), modality) if round_ else None
         return type(model).model_validate(merge(model.model_dump(by_alias=True), changes)) if changes else model
 

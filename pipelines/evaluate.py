@@ -1,7 +1,8 @@
 """Stage evaluate: every arm's detector on the real test split, the only stage that reads it.
 
-Reads test/, detectors/, base/, adapters/, records/calib, every round's verdicts. Writes metrics/<dataset>.json and
-evaluation/pr.csv (arm, recall, precision of the first seed). Intervals are Student's over seeds, gains paired by seed.
+Reads test/, detectors/, gate.json, base/, adapters/, records/calib, every round's verdicts. Writes
+metrics/<dataset>.json and evaluation/pr.csv (arm, recall, precision of the first seed). Intervals are Student's over
+seeds, gains paired by seed.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ def main(run: Run) -> dict:
     import numpy as np
 
     from data.records import read_store
-    from detection.arms import ARMS, EXTRA
+    from detection.arms import ARMS, EXTRA, SHUFFLED
     from detection.evaluation import GAIN, curve, fused, measure, pooled
-    from detection.likelihood import LikelihoodRatio
     from detection.metrics import interval, paired
     from detection.store import load
-    from generation.model import Adapter, Base, pick_device
+    from pipelines.train import gate_names
 
-    paths, modality = run.paths, run.modality
+    paths, modality, settings = run.paths, run.modality, run.settings
     test, calib = read_store(paths.test), read_store(paths.records / "calib")
     calib = calib.take(np.unique(np.linspace(0, len(calib) - 1, REFERENCE[modality]).astype(int)))
+    said, gated = json.loads(paths.gate.read_text()), gate_names(run)
     values: dict[str, list[dict]] = {}
     lines = ["arm,recall,precision"]
-    names = (*ARMS, *EXTRA[modality])
-    with progress(len(run.seeds) * (len(names) + 2 * run.settings.likelihood), f"evaluate {run.dataset}") as bar:
+    arms = [name for name in (*ARMS, SHUFFLED) if (paths.detectors / name).is_dir()]
+    names = list(dict.fromkeys((*arms, *EXTRA[modality], *gated.values())))
+    fuse = settings.likelihood or any(said[side]["fuse"] for side in gated)
+    with progress(len(run.seeds) * (len(names) + 2 * fuse), f"evaluate {run.dataset}") as bar:
 
         def note(name: str, maps, seed: int) -> None:
             values.setdefault(name, []).append(measure(test, maps))
@@ -43,30 +46,32 @@ def main(run: Run) -> dict:
             bar.advance()
 
         for seed in run.seeds:
-            mixed = None
+            maps = {}
             for name in names:
                 detector = load(paths.detectors / name / f"seed{seed}")
-                maps = detector.score_map(test)
-                note(name, maps, seed)
-                if name == "mixed":
-                    mixed = maps, detector.score_map(calib)
-            if run.settings.likelihood:
-                adapter = Adapter.load(
-                    Base.load(paths.base, pick_device(run.params.device)), paths.adapters / f"seed{seed}"
-                )
-                ratio = LikelihoodRatio(adapter)
-                both = ratio.score_map(test), ratio.score_map(calib)
-                note("likelihood_ratio", both[0], seed)
-                note("fused", fused([mixed[0], both[0]], [mixed[1], both[1]], modality), seed)
+                maps[name] = detector.score_map(test), detector.score_map(calib) if fuse else None
+                if not name.startswith("gate-"):
+                    note(name, maps[name][0], seed)
+            ratio = ratio_maps(run, seed, test, calib) if fuse else None
+
+            def with_ratio(name: str, maps=maps, ratio=ratio):
+                return fused([maps[name][0], ratio[0]], [maps[name][1], ratio[1]], modality)
+
+            if fuse:
+                note("likelihood_ratio", ratio[0], seed)
+                note("fused", with_ratio("mixed"), seed)
+            for side, name in gated.items():
+                note(f"gate_{side}", with_ratio(name) if said[side]["fuse"] else maps[name][0], seed)
     tables = {name: {m: interval([v[m] for v in own]) for m in own[0]} for name, own in values.items()}
     metric = GAIN[modality]
     gain = paired(*([v[metric] for v in values[arm]] for arm in ("mixed", "classical")))
     result = {
         "modality": modality,
-        "arms": {name: tables[name] for name in ARMS},
+        "arms": {name: tables[name] for name in arms},
         "gain": {"metric": metric, "arm": "mixed", "over": "classical", **gain},
+        "gate": truth(said, values, metric),
         "counts": ledger_counts(run),
-        "detectors": {name: table for name, table in tables.items() if name not in ARMS},
+        "detectors": {name: table for name, table in tables.items() if name not in arms},
         "test": {"records": len(test), "anomalies": int(test.meta["label"].sum()), "seeds": len(run.seeds)},
     }
     with atomic_file(paths.metrics) as path:
@@ -76,14 +81,38 @@ def main(run: Run) -> dict:
     return {"metric": metric, **{arm: f"{tables[arm][metric]['mean']:.3f}" for arm in ("real", "classical", "mixed")}}
 
 
+def ratio_maps(run: Run, seed: int, test, calib) -> tuple:
+    """The likelihood ratio's maps of test and calib, by the adapter of a seed."""
+    from detection.likelihood import LikelihoodRatio
+    from generation.model import Adapter, Base, pick_device
+
+    base = Base.load(run.paths.base, pick_device(run.params.device))
+    ratio = LikelihoodRatio(Adapter.load(base, run.paths.adapters / f"seed{seed}"))
+    return ratio.score_map(test), ratio.score_map(calib)
+
+
+def truth(said: dict, values: dict[str, list[dict]], metric: str) -> dict:
+    """The gate's decision beside what the test says of it: the paired gain of its best candidate with generations over
+    its best without, on the test split; truly_helpful where that is above 0 on the mean. seeds: the decision and the
+    gain of each support alone."""
+    from detection.metrics import paired
+
+    out = {"accepted": said["accepted"], "chosen": said["chosen"], "best": said["best"], "reference": said["reference"]}
+    if said["best"] is None:
+        return out | {"gain": None, "truly_helpful": None, "seeds": []}
+    gain = paired(*([v[metric] for v in values[f"gate_{side}"]] for side in ("best", "reference")))
+    seeds = [{"accepted": s["accepted"], "gain": g} for s, g in zip(said["seeds"], gain["values"])]
+    return out | {"gain": {"metric": metric, **gain}, "truly_helpful": gain["mean"] > 0, "seeds": seeds}
+
+
 def ledger_counts(run: Run) -> dict:
     """Records generated and kept over rounds and seeds, and how many fell to each reason."""
     import pandas as pd
 
     files = [paths for r in ROUNDS for paths in sorted((run.paths.round(r) / "verdicts").glob("seed*.parquet"))]
-    reasons = Counter(pd.concat([pd.read_parquet(f, columns=["reason"]) for f in files])["reason"])
-    kept = reasons.get("kept", 0)
-    return {"generated": sum(reasons.values()), "kept": kept, "reasons": dict(sorted(reasons.items()))}
+    ledger = pd.concat([pd.read_parquet(f, columns=["reason", "keep"]) for f in files])
+    reasons = Counter(ledger["reason"])
+    return {"generated": len(ledger), "kept": int(ledger["keep"].sum()), "reasons": dict(sorted(reasons.items()))}
 
 
 if __name__ == "__main__":

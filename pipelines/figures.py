@@ -1,6 +1,6 @@
-"""Figures of the report as inline SVG and PNG data URIs: no plotting library, colours from the page's CSS.
+"""Figures of the report as inline SVG and WebP data URIs: no plotting library, colours from the page's CSS.
 
-Every function returns `markupsafe.Markup`; every name drawn is escaped here, so user-given text stays inert.
+Every chart is `markupsafe.Markup`; every name drawn is escaped here, so user-given text stays inert.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ WIDTH = 440  # of every chart in SVG units: text stays readable when a phone shr
 CARD = 320  # of a strip of a series card
 LABEL = 128  # room for the names left of the dots
 POINTS = 240  # drawn per line at most
+MARK = (255, 82, 54)  # RGB of masks laid over pictures
+GAIN = 2  # times that differences are brightened
+LOSSLESS = 101  # OpenCV's WebP quality for no loss at all
 
 
 def plain(text: object, limit: int = 80) -> str:
@@ -168,20 +171,66 @@ def intervals(
     return _svg(body, foot + 24, title, kind="chart")
 
 
-def bars(title: str, rows: Sequence[tuple[str, int]], *, highlight: str = "") -> Markup:
-    """Horizontal bars of counts, in the order given; `highlight` names the one in the accent colour."""
-    if not rows:
+def funnel(title: str, start: int, steps: Sequence[tuple[str, int]]) -> Markup:
+    """Bars of what is left after every gate (name, lost), from `start` records on; what a gate took is outlined."""
+    if not start:
         return Markup("")
-    step, left, body, most = 26, 160, [], max(1, *(count for _, count in rows))
-    for i, (name, count) in enumerate(rows):
-        y, kind = 4 + step * i, "hot" if name == highlight else "cool"
-        width = (WIDTH - left - 52) * count / most
+    step, left, right, rest = 26, 160, WIDTH - 96, start
+    rows = [("generated", 0), *steps, ("kept", 0)]
+    body = []
+    for i, (name, lost) in enumerate(rows):
+        y, rest, last = 4 + step * i, rest - lost, i == len(rows) - 1
+        scale = (right - left) / start
+        kept, gone = scale * rest, scale * lost
+        kind = "hot" if last else "cool"
         body += [
             _text(left - 10, y + 15, name, f"name {kind}", "end", 21),
-            f'<rect x="{left}" y="{y + 3}" width="{max(width, 1):.1f}" height="16" rx="2" class="bar {kind}"/>',
-            _text(left + width + 8, y + 15, f"{count:,}", f"value {kind}"),
+            f'<rect x="{left}" y="{y + 3}" width="{max(kept, 1):.1f}" height="16" class="bar {kind}"/>',
+            f'<rect x="{left + kept:.1f}" y="{y + 3}" width="{gone:.1f}" height="16" class="lost"/>' if lost else "",
+            _text(left + kept + gone + 8, y + 15, f"{rest:,}" + (f" (−{lost:,})" if lost else ""), "value"),
         ]
     return _svg(body, 8 + step * len(rows), title, kind="chart")
+
+
+def ridges(
+    title: str, rows: Sequence[tuple[str, np.ndarray]], edges: np.ndarray, marks: Sequence[tuple[float, str]],
+    uprights: Sequence[tuple[float, str]] = (), *, x: str = "",
+) -> Markup:  # fmt: skip
+    """One histogram a row (name, values), on shared bins, each to its own height; its count stands beside it.
+
+    marks: (position, label) of the axis; uprights: (position, label) of dashed lines through all rows.
+    """
+    if not rows:
+        return Markup("")
+    strip, top, left, right = 40, 24, LABEL + 32, WIDTH - 44
+    foot = top + strip * len(rows)
+
+    def at(v: float) -> float:
+        return left + (min(max(v, edges[0]), edges[-1]) - edges[0]) / (edges[-1] - edges[0]) * (right - left)
+
+    body = []
+    for v, label in marks:
+        body += [_line(at(v), top, at(v), foot, "grid"), _text(at(v), foot + 16, label, "tick", "middle")]
+    for i, (name, values) in enumerate(rows):
+        base, count = top + strip * (i + 1), len(values)
+        heights = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+        kind = "cool" if name.startswith("real") else "hot"
+        body += [
+            f'<rect x="{at(a):.1f}" y="{base - h:.1f}" width="{max(at(b) - at(a) - 0.5, 0.5):.1f}" height="{h:.1f}" '
+            f'class="bar {kind}"/>'
+            for a, b, h in zip(edges[:-1], edges[1:], (strip - 8) * heights / max(int(heights.max()), 1))
+            if h
+        ]
+        body += [
+            _line(left, base, right, base, "base"),
+            _text(left - 10, base - 8, name, f"name {kind}", "end", 24),
+            _text(WIDTH, base - 8, f"{count:,}", "value", "end"),
+        ]
+    for i, (v, label) in enumerate(uprights):
+        body += [_line(at(v), top - 4, at(v), foot, "reference"),
+                 _text(at(v) + (4 if i else -4), top - 9, label, "tick", "start" if i else "end")]  # fmt: skip
+    body.append(_text(right, foot + 32, x, "axis", "end"))
+    return _svg(body, foot + 38, title, kind="chart")
 
 
 def lines(
@@ -196,10 +245,12 @@ def lines(
     width: float = WIDTH,
     height: float = 240,
     how: str = "mean",
+    bands: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = (),
 ) -> Markup:
     """Line chart of (name, xs, ys) curves; those named `highlight` (None: all) in the accent, the rest faint behind.
 
-    `log` draws log10 y where every value is positive; `domain` (x0, x1, y0, y1) fixes the axes.
+    `log` draws log10 y where every value is positive; `domain` (x0, x1, y0, y1) fixes the axes; bands (name, xs, low,
+    high) are drawn as whiskers on the highlighted curves.
     """
     curves = [(name, *thin(xs, ys, how=how)) for name, xs, ys in curves]
     values = np.concatenate([ys[np.isfinite(ys)] for _, _, ys in curves] or [np.zeros(0)])
@@ -236,6 +287,12 @@ def lines(
                         "faint" if faint else "curve",
                     )
                 )
+    for name, xs, low, high in bands:
+        for v, bottom, over in zip(xs, low, high):
+            if (highlight is None or name == highlight) and math.isfinite(bottom) and math.isfinite(over):
+                px, ends = left + (v - x0) / (x1 - x0) * (right - left), np.clip([bottom, over], y0, y1)
+                py = foot - (ends - y0) / (y1 - y0) * (foot - top)
+                body.append(_line(px, py[0], px, py[1], "whisker hot"))
     return _svg(body, height, title, width, "chart")
 
 
@@ -245,50 +302,6 @@ def spans(flags: np.ndarray) -> list[tuple[int, int]]:
         np.diff(np.concatenate([[False], np.asarray(flags, bool), [False]]).astype(np.int8))
     )
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
-
-
-def series_card(
-    title: str,
-    x: np.ndarray,
-    mask: np.ndarray,
-    names: Sequence[str],
-    *,
-    host: np.ndarray | None = None,
-    control: np.ndarray | None = None,
-    most: int = 3,
-) -> Markup:
-    """Lines of host, control and x, the marked spans shaded, for the `most` channels with the longest ones.
-
-    x, mask, host, control (T, C); a host or control of another shape is left out.
-    """
-    steps = len(x)
-    order = np.argsort(-mask.sum(0), kind="stable")
-    shown = sorted(int(c) for c in order[: most if mask.any() else 1] if mask[:, c].any() or c == order[0])
-    strip, body = 84, []
-    behind = [
-        (v, kind)
-        for v, kind in ((host, "host"), (control, "control"))
-        if v is not None and v.shape == x.shape
-    ]
-    for row, c in enumerate(shown):
-        top, foot = strip * row + 20, strip * (row + 1) - 6
-        drawn = [(v[:, c], kind) for v, kind in behind] + [(x[:, c], "curve")]
-        finite = np.concatenate([v[np.isfinite(v)] for v, _ in drawn])
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        scale = (foot - top - 4) / ((high - low) or 1.0)
-        for a, b in spans(mask[:, c]):
-            body.append(
-                f'<rect x="{a / steps * CARD:.1f}" y="{top}" width="{(b - a) / steps * CARD:.1f}" '
-                f'height="{foot - top}" class="span"/>'
-            )
-        for v, kind in drawn:
-            at, v = thin(np.arange(steps) + 0.5, v, 2 * POINTS, "peaks")
-            body.append(path(at / steps * CARD, foot - 2 - (v - low) * scale, kind))
-        body += [
-            _text(0, top - 6, names[c] if c < len(names) else f"channel {c}", "name", limit=36),
-            _text(CARD, top - 6, f"{low:.4g} to {high:.4g}".replace("-", "−"), "tick", "end"),
-        ]
-    return _svg(body, strip * max(len(shown), 1), title, CARD, "chart")
 
 
 def eight_bit(image: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -312,16 +325,21 @@ def window(mask: np.ndarray, least: int = 64) -> tuple[slice, slice]:
     return parts[0], parts[1]
 
 
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture in RGB with the mask tinted and its rim drawn, (H, W, 3) uint8."""
+def veil(mask: np.ndarray) -> np.ndarray:
+    """The mask as a picture to lay over another, (H, W, 4) RGBA: tinted inside, its rim opaque, clear elsewhere."""
     import cv2
 
-    rgb = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image.copy()
-    colour = np.array([255, 82, 54])
-    rgb[mask] = (0.72 * rgb[mask] + 0.28 * colour).astype(np.uint8)
+    out = np.zeros((*mask.shape, 4), np.uint8)
     rim = mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) == 0)
-    rgb[rim] = colour
-    return rgb
+    out[mask] = (*MARK, 36)
+    out[rim] = (*MARK, 255)
+    return out
+
+
+def difference(image: np.ndarray, host: np.ndarray) -> np.ndarray:
+    """GAIN times the largest difference over channels of two uint8 pictures, (H, W) uint8; 0 where they are equal."""
+    apart = np.abs(image.astype(np.int16) - host.astype(np.int16))
+    return np.minimum(GAIN * (apart if apart.ndim == 2 else apart.max(2)), 255).astype(np.uint8)
 
 
 def shrink(image: np.ndarray, side: int, *, marks: bool = False) -> np.ndarray:
@@ -339,12 +357,11 @@ def shrink(image: np.ndarray, side: int, *, marks: bool = False) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def png(image: np.ndarray) -> str:
-    """A PNG data URI of a uint8 picture, (H, W) or RGB (H, W, 3)."""
+def webp(image: np.ndarray, quality: int = LOSSLESS) -> str:
+    """A WebP data URI of a uint8 picture: (H, W), RGB (H, W, 3) or RGBA (H, W, 4); quality 1..100, above lossless."""
     import cv2
 
-    done, data = cv2.imencode(
-        ".png", image if image.ndim == 2 else image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 7]
-    )
+    swapped = image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
+    done, data = cv2.imencode(".webp", np.ascontiguousarray(swapped), [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert done
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()

@@ -1,45 +1,93 @@
 """Stage filter: a verdict and its reason for every judged record, the store of what is kept, next round's steering.
 
-Reads r<r>/generated, r<r>/scores, judges/seed<k>/real.parquet. Writes r<r>/kept/seed<k> (stores),
-r<r>/verdicts/seed<k>.parquet (the ledger) and r<r>/steer.json. Measures counts a reason.
+Reads r<r>/generated, r<r>/scores, judges/seed<k>/real.parquet, records/, splits.json, decisions.json and the round
+before's steer.json. Writes r<r>/kept/seed<k> (stores), r<r>/verdicts/seed<k>.parquet (the ledger) and r<r>/steer.json
+(counts, weights, diversity and why the loop stops, if it does). Measures counts a reason.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
+from data.errors import InputError
+from pipelines.adapt import support_of
 from pipelines.stage import Run, stage
 from pipelines.work import atomic_dir, atomic_file
+
+DECISIONS = Path("decisions.json")
+WORDS = ("accept", "reject")
+TOLD = ["kind", "host", "severity", "area", "mask_iou", "size_bin", "severity_bin", "place", "host_bin", "fold"]
+STEERING = ("collapse", "settled")  # settings of the steering, not of the verdicts
 
 
 def main(run: Run) -> dict:
     import pandas as pd
 
-    from data.records import iter_store, write_store
-    from detection.verdict import steer, verdicts
+    from data.codecs import CODECS
+    from data.records import iter_store, read_store, write_store
+    from detection.novelty import edit_vectors
+    from detection.verdict import verdicts
+    from pipelines.generate import steering
 
     paths, home = run.paths, run.paths.round(run.round)
     settings = run.settings.model_dump(by_alias=True)
-    steering, reasons = {}, Counter()
+    limits = {name: settings.pop(name) for name in STEERING}
+    by_hand, before = decisions(run.dataset), steering(run)
+    codec, pool = CODECS[run.modality].fit(read_store(paths.records / "fit")), read_store(paths.records / "support")
+    steer, reasons = {}, Counter()
     with atomic_dir(home / "kept") as kept, atomic_dir(home / "verdicts") as ledger:
         for seed in run.seeds:
-            store = home / "generated" / f"seed{seed}"
-            meta = pd.concat([part.meta for part in iter_store(store)], ignore_index=True)
-            scores = pd.read_parquet(home / "scores" / f"seed{seed}.parquet")
-            real = pd.read_parquet(paths.judges / f"seed{seed}" / "real.parquet")
-            table = verdicts(meta, scores, real, **settings)
-            steering[f"seed{seed}"] = steer(meta, table, scores["fused"].to_numpy(), real["fused"].to_numpy())
-            told = meta[["kind", "host", "severity", "area", "mask_iou", "size_bin", "severity_bin"]]
-            full = pd.concat([table, told, scores.drop(columns="id")], axis=1)
+            store, name = home / "generated" / f"seed{seed}", f"seed{seed}"
+            parts = [(part.meta, edit_vectors(part, codec)) for part in iter_store(store)]
+            meta = pd.concat([m for m, _ in parts], ignore_index=True)
+            scores = pd.read_parquet(home / "scores" / f"{name}.parquet")
+            real = pd.read_parquet(paths.judges / name / "real.parquet")
+            table = verdicts(meta, scores, real, **settings, decisions=by_hand)
+            support = edit_vectors(support_of(run, seed, pool), codec)
+            steer[name] = feedback(meta, table, scores, real, [v for _, v in parts], support, before.get(name), limits)
+            full = pd.concat([table, meta[TOLD], scores.drop(columns="id")], axis=1)
             full.insert(1, "seed_index", seed)
             full.insert(2, "round", run.round)
-            full.to_parquet(ledger / f"seed{seed}.parquet")
+            full.to_parquet(ledger / f"{name}.parquet")
             reasons.update(table["reason"])
-            write_store(kept / f"seed{seed}", kept_parts(store, table))
+            write_store(kept / name, kept_parts(store, table))
     with atomic_file(home / "steer.json") as path:
-        path.write_text(json.dumps(steering, indent=1, sort_keys=True))
-    return {"generated": sum(reasons.values()), **dict(sorted(reasons.items()))}
+        path.write_text(json.dumps(steer, indent=1, sort_keys=True))
+    stops = sorted({found["stop"] for found in steer.values() if found["stop"]})
+    told = {"stop": stops[0]} if stops else {}
+    return {"generated": sum(reasons.values()), **dict(sorted(reasons.items())), **told}
+
+
+def feedback(meta, table, scores, real, vectors: list, support, before: dict | None, limits: dict) -> dict:
+    """One seed's entry of steer.json: counts, weights, diversity, stop; once stopped it stays as it was."""
+    import numpy as np
+
+    from detection import steering
+
+    if before and before["stop"]:
+        return before
+    keep, fused = table["keep"].to_numpy(bool), scores["fused"].to_numpy(float)
+    counts = steering.tally(meta, keep, fused, real["fused"].to_numpy(float), (before or {}).get("counts"))
+    varied = steering.diversity(meta, keep, np.concatenate(vectors), support)
+    now = {"counts": counts, "weights": steering.weights(counts), "diversity": varied}
+    return now | {"stop": steering.stop(now, before, **limits)}
+
+
+def decisions(dataset: str, path: Path = DECISIONS) -> dict[str, str]:
+    """{record id: "accept" | "reject"} of a data set in decisions.json; InputError where the file has another form."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: must be JSON ({error}); export it again or put {{}} there") from error
+    form = 'must be {"data set": {"record id": "accept" or "reject"}}'
+    if not isinstance(read, dict) or not isinstance(read.get(dataset, {}), dict):
+        raise InputError(f"{path}: {form}, got {str(read)[:60]}; export it again")
+    for name, word in read.get(dataset, {}).items():
+        if word not in WORDS:
+            raise InputError(f"{path}: {dataset}: {name}: {form}, got {word!r}; export it again")
+    return read.get(dataset, {})
 
 
 def kept_parts(store, table):

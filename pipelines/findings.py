@@ -132,40 +132,6 @@ def measured(metrics: dict | None) -> dict:
             "best": best(arms, head["metric"])[0] if head else None, "counts": read.get("counts") or {}}  # fmt: skip
 
 
-def counted(rounds: list[Path], counts: dict) -> dict:
-    """{"generated", "kept", "reasons", "kinds", "more", "steer"} over all rounds and supports.
-
-    From the ledgers r<r>/verdicts; where there are none from `counts` of the metrics file or the generated stores.
-    """
-    read = [pd.read_parquet(path, columns=["kind", "keep", "reason"]).assign(at=folder.name)
-            for folder in rounds for path in sorted((folder / "verdicts").glob("seed*.parquet"))]  # fmt: skip
-    steer = [{"round": folder.name, "rows": steering(found)} for folder in rounds
-             if (found := read_json(folder / "steer.json"))]  # fmt: skip
-    if not read:
-        reasons = {str(name): int(count) for name, count in (counts.get("reasons") or {}).items()}
-        stores = [store for folder in rounds for store in folder.glob("generated/seed*") if store.is_dir()]
-        made = counts.get("generated")
-        if made is None and stores:
-            made = sum(len(pd.read_parquet(store, columns=["id"])) for store in stores)
-        return {"generated": made, "kept": counts.get("kept"), "reasons": reasons, "kinds": [], "more": 0,
-                "steer": steer}  # fmt: skip
-    rows = pd.concat(read, ignore_index=True)
-    rows["keep"] = rows["keep"].astype(bool)
-    kinds = [{"round": at, "kind": str(kind), "generated": len(part), "kept": int(part["keep"].sum())}
-             for (at, kind), part in rows.groupby(["at", "kind"], sort=False)]  # fmt: skip
-    reasons = rows["reason"].astype(str).where(~rows["keep"], "kept").value_counts()
-    return {"generated": len(rows), "kept": int(rows["keep"].sum()), "kinds": kinds[:LISTED],
-            "reasons": {str(name): int(count) for name, count in reasons.items()},
-            "more": max(0, len(kinds) - LISTED), "steer": steer}  # fmt: skip
-
-
-def steering(found: dict) -> list[tuple[str, str]]:
-    """(bin, weight) of steer.json {seed: {bin: weight}}, the mean over seeds, heaviest first."""
-    weights = pd.DataFrame([own for own in found.values() if isinstance(own, dict)]).mean()
-    return [(str(name).replace("|", " · "), figures.number(float(weight)))
-            for name, weight in weights.sort_values(ascending=False, kind="stable").items()][:LISTED]  # fmt: skip
-
-
 def flat(value: object, path: str = "") -> list[tuple[str, str]]:
     """(path, value) of every leaf of nested JSON; a list of plain values is one leaf."""
     if isinstance(value, dict):

@@ -1,7 +1,8 @@
 """Stage prepare: raw files into record stores, split once and for all before anything else looks at them.
 
-Reads the data set's source. Writes records/{fit,support,calib} and test (record stores), splits.json (supports and
-folds a seed) and summary.json. Measures how many records each split holds and how many items were quarantined.
+Reads the data set's source. Writes records/{fit,support,calib} and test (record stores), fingerprints/ (of the test,
+without labels, for the audit alone), splits.json (supports and folds a seed) and summary.json. Measures how many
+records each split holds and how many items were quarantined. A leak of the split ends it here, before any training.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 from data.errors import InputError
 from pipelines.config import Dataset, Prepare
 from pipelines.stage import Run, stage
-from pipelines.work import atomic_file
+from pipelines.work import atomic_dir, atomic_file
+
+FINGERPRINTS = "fingerprints"
 
 
 def load(name: str, dataset: Dataset, prepare: Prepare) -> tuple[Any, list[dict]]:
@@ -28,18 +31,42 @@ def load(name: str, dataset: Dataset, prepare: Prepare) -> tuple[Any, list[dict]
 
 
 def divide(records: Any, prepare: Prepare) -> Any:
-    """The frozen, grouped split of raw records."""
+    """The frozen, grouped split of raw records, copies in one group; `plan` has what was found of them in "copies".
+
+    LeakError where copies lie on both sides all the same, since the source itself put them there.
+    """
+    from data import leaks
+    from data.fingerprint import fingerprint
     from data.split import split
 
     window = prepare.series.window if records.modality == "series" and prepare.series else None
-    return split(
-        records, seeds=prepare.seeds, support=prepare.support, folds=prepare.folds,
-        test_share=prepare.test_share, calib_share=prepare.calib_share, window=window,
-    )  # fmt: skip
+    near = near_of(prepare, records.modality)
+    joined, copies, against = leaks.join(records, near)
+    both = leaks.check("labels", against, detail="no content is a normal and an anomaly")
+    leaks.refuse("split", [both])
+    try:
+        parts = split(
+            joined, seeds=prepare.seeds, support=prepare.support, folds=prepare.folds,
+            test_share=prepare.test_share, calib_share=prepare.calib_share, window=window,
+        )  # fmt: skip
+    except InputError as error:
+        tied = copies["identical"] + copies.get("near", 0)
+        raise InputError(f"{error}; {tied} copies share a group, {leaks.HELP}" if tied else str(error)) from error
+    marks = {name: fingerprint(part) for name, part in parts.parts().items()}
+    found = leaks.checks(marks, records.modality, near=near)
+    leaks.refuse("split", found)
+    parts.plan["copies"] = copies | {"nearest": next((c["figure"] for c in found if c["name"] == "look-alikes"), None)}
+    return parts
+
+
+def near_of(prepare: Prepare, modality: str) -> float:
+    """Distance under which images or windows count as copies; 0 for rows, which are compared by content alone."""
+    return getattr(getattr(prepare, modality), "near", 0.0)
 
 
 def main(run: Run) -> dict:
     from data.check import summarise
+    from data.fingerprint import fingerprint, write
     from data.records import write_store
 
     dataset, paths = run.params.datasets[run.dataset], run.paths
@@ -48,10 +75,13 @@ def main(run: Run) -> dict:
     for name in ("fit", "support", "calib"):
         write_store(paths.records / name, getattr(parts, name))
     write_store(paths.test, parts.test)
+    with atomic_dir(paths.folder / FINGERPRINTS) as folder:
+        write(folder, fingerprint(parts.test))
+    copies = parts.plan.pop("copies")
     write_json(paths.splits, parts.plan)
     summary = summarise(raw, quarantine, parts, dataset.source.path)
     counts = summary.pop("parts")
-    write_json(paths.summary, {"counts": counts, **summary})
+    write_json(paths.summary, {"counts": counts, **summary, "copies": copies})
     return {name: counts[name]["records"] for name in ("fit", "support", "calib", "test")} | {
         "quarantined": len(quarantine)}
 

@@ -23,7 +23,7 @@ from data.errors import InputError, OddsmithError, ResourceError, SettingsError,
 from pipelines.config import ROUNDS, Model, Settings, load_settings
 from pipelines.work import FULL, ROOT, Work, fingerprint, human
 
-WITH_ROUND = ("generate", "judge", "filter")
+WITH_ROUND = ("tune", "generate", "judge", "filter")
 OVER_ALL = ("report",)  # stages of all data sets together
 CODE = ("data", "generation", "detection")
 LOCK_SECONDS = 600.0  # how long a second run waits; ODDSMITH_LOCK_SECONDS overrides it
@@ -53,9 +53,15 @@ class Paths:
         self.detectors, self.evaluation = self.folder / "detectors", self.folder / "evaluation"
         self.metrics, self.report = root / "metrics" / f"{dataset}.json", root / "reports" / "index.html"
 
+        self.gate, self.training = self.folder / "gate.json", self.folder / "training"
+
     def round(self, number: int) -> Path:
         """Folder of a round: generated, scores, kept, verdicts, steer.json."""
         return self.folder / f"r{number}"
+
+    def adapters_of(self, number: int) -> Path:
+        """The adapters that a round generates with: the first ones, later those tuned on the verdicts before."""
+        return self.adapters if number == 1 else self.round(number) / "adapters"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Stage train: the same detector on every arm's training set, one a seed, and the unsupervised ones beside them.
 
-Reads records/fit, records/support, splits.json, every round's generated and kept. Writes detectors/<name>/seed<k>/
-(safetensors and config) and detectors/counts/counts.json.
+Reads records/fit, records/support, splits.json, every round's generated and kept, gate.json. Writes
+detectors/<name>/seed<k>/ (safetensors and config) and detectors/counts/counts.json. The names gate-best and
+gate-reference are the gate's two candidates, where they are none of the arms.
 """
 
 from __future__ import annotations
@@ -15,39 +16,64 @@ from pipelines.stage import Run, progress, stage
 
 def main(run: Run) -> dict:
     from data.records import concat, read_store
-    from detection.arms import ARMS, DETECTOR, EXTRA, training_set
+    from detection.arms import ARMS, DETECTOR, EXTRA, SHUFFLED, training_set
     from detection.detectors import DETECTORS
     from detection.store import save
 
     paths, options = run.paths, run.settings.model_dump(by_alias=True)
+    arms = (*ARMS, *([SHUFFLED] if options.pop("shuffled") else []))
     fit, pool = read_store(paths.records / "fit"), read_store(paths.records / "support")
     homes = [paths.round(r) for r in ROUNDS]
     kinds = DETECTORS[run.modality]
-    jobs = [(seed, name) for seed in run.seeds for name in (*ARMS, *EXTRA[run.modality])]
-    inputs = [paths.records, paths.splits, *(home / part for home in homes for part in ("generated", "kept"))]
+    jobs = {name: (name, DETECTOR[run.modality], None) for name in arms}  # name: (arm, detector, real_share)
+    jobs |= {name: ("real", name, None) for name in EXTRA[run.modality]}
+    jobs |= {name: (c["arm"], c["detector"], c["weight"]) for name, c in extra_candidates(run).items()}
+    inputs = [paths.records, paths.splits, paths.gate, *(h / part for h in homes for part in ("generated", "kept"))]
     counts: dict[str, dict] = {}
-    with run.work(*inputs) as work, progress(len(jobs), f"train {run.dataset}") as bar:
+    with run.work(*inputs) as work, progress(len(jobs) * len(run.seeds), f"train {run.dataset}") as bar:
         for seed in run.seeds:
             support = support_of(run, seed, pool)
             generated, kept = (
                 concat([read_store(home / part / f"seed{seed}") for home in homes]) for part in ("generated", "kept")
             )
             counts[f"seed{seed}"] = {"support": len(support), "generated": len(generated), "kept": len(kept)}
-            for name in (*ARMS, *EXTRA[run.modality]):
+            for name, (arm, kind, share) in jobs.items():
                 unit = f"{name}/seed{seed}"
                 bar.advance()
                 if work.done(unit):
                     continue
-                kind = DETECTOR[run.modality] if name in ARMS else name
-                arm = name if name in ARMS else "real"
                 records = training_set(arm, fit, support, generated, kept, seed=seed)
+                own = options.get(kind, {}) | ({"real_share": share} if share is not None and arm != "real" else {})
                 with work.unit(unit) as folder:
-                    save(kinds[kind](**options.get(kind, {})).fit(records, seed=seed), folder)
+                    save(kinds[kind](**own).fit(records, seed=seed), folder)
                 counts[f"seed{seed}"][name] = int((records.meta["label"] == 1).sum())
         with work.unit("counts") as folder:
             (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True))
         work.assemble(paths.detectors)
-    return {"detectors": len(jobs)}
+    return {"detectors": len(jobs) * len(run.seeds)}
+
+
+def gate_names(run: Run) -> dict[str, str]:
+    """{"best": .., "reference": ..}: the name that each of the gate's candidates was trained under, if there is one."""
+    from detection.arms import ARMS, DETECTOR, EXTRA
+
+    said = json.loads(run.paths.gate.read_text())
+    share = getattr(getattr(run.params.train, run.modality), DETECTOR[run.modality]).real_share
+    names = {}
+    for side in ("best", "reference"):
+        c = said[side]
+        if c is None:
+            continue
+        usual = c["detector"] == DETECTOR[run.modality] and (c["arm"] == "real" or c["weight"] == share)
+        extra = c["arm"] == "real" and c["detector"] in EXTRA[run.modality]
+        names[side] = c["arm"] if usual and c["arm"] in ARMS else c["detector"] if extra else f"gate-{side}"
+    return names
+
+
+def extra_candidates(run: Run) -> dict[str, dict]:
+    """{"gate-best" or "gate-reference": candidate} of those that no arm or other detector stands for."""
+    said = json.loads(run.paths.gate.read_text())
+    return {name: said[side] for side, name in gate_names(run).items() if name.startswith("gate-")}
 
 
 if __name__ == "__main__":

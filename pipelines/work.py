@@ -18,6 +18,7 @@ from data.errors import ResourceError
 ROOT = Path(".work")
 MANIFEST = ".unit.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MANY = 100  # files and folders that are synced one by one at most
 
 
 @contextmanager
@@ -31,10 +32,7 @@ def atomic_dir(path: Path, *, need: int = 0) -> Iterator[Path]:
     temporary.mkdir()
     with cleared(temporary, path):
         yield temporary
-        for file in files(temporary):
-            sync(file)
-        for folder in [temporary, *(f for f in temporary.rglob("*") if f.is_dir())]:
-            sync(folder)
+        sync_tree(temporary)
         replace(temporary, path)
 
 
@@ -105,6 +103,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_tree(path: Path) -> None:
+    """All files and folders below `path` down on the disk; many at once, as one by one they cost milliseconds each."""
+    found = [path, *(one for one in path.rglob("*") if one.exists())]
+    if len(found) > MANY:
+        return os.sync()
+    for one in found:
+        sync(one)
 
 
 def alive(pid: int) -> bool:

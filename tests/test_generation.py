@@ -11,11 +11,12 @@ import torch
 from data.errors import InputError
 from data.records import Records, concat
 from generation import lora
+from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
 from generation.model import Adapter, Base
-from generation.plan import bin_weights, bins, plan
-from generation.training import contrast, fit_adapter, fit_base, match_scales
+from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, plan
+from generation.training import fit_adapter, fit_base, match_scales
 
 
 class Fitted:
@@ -189,10 +190,11 @@ def test_plan_rows_do_not_change_with_the_count_and_follow_the_steering():
     own = tiny.folds(fit, support)
     short, long = (plan(fit, support, own, count=n, seed=3, round_=2) for n in (5, 50))
     pd.testing.assert_frame_equal(short, long.iloc[:5])
-    key = "|".join(bins(["k0", "k1"])[4])
+    shapes = arms(["k0", "k1"], "row")["shape"]
+    key = shapes[4]
     steered = plan(fit, support, own, count=400, seed=3, round_=2, steer={key: 1.0})
     hit = (steered["kind"] + "|" + steered["size"] + "|" + steered["severity_bin"] == key).mean()
-    assert hit == pytest.approx(bin_weights(["k0", "k1"], {key: 1.0})[4], abs=0.08)
+    assert hit == pytest.approx(chances(shapes, {key: 1.0})[4], abs=0.08)
     assert 0.6 < hit < 0.85  # most draws steered, the rest explores
     assert steered["kind"].nunique() == 2
 
@@ -261,3 +263,75 @@ def test_a_loss_that_is_not_finite_stops_training_with_exit_code_4():
     with pytest.raises(Exception, match="loss must be finite") as error:
         train(t)
     assert error.value.exit_code == 4
+
+
+def test_places_and_hosts_are_steered_too_and_hosts_stay_in_their_fold():
+    fit, support = tiny.make("series", normals=30, odd=6)
+    own = tiny.folds(fit, support)
+    rows = plan(fit, support, own, count=300, seed=1, round_=2, steer={"place:late": 1.0, "host:busy": 1.0})
+    assert 0.7 < (rows["place"] == "late").mean() < 0.9 and 0.7 < (rows["host_bin"] == "busy").mean() < 0.9
+    assert (host_bins(fit)[rows["host"]] == rows["host_bin"]).all()
+    assert [own[fit.meta["id"][h]] for h in rows["host"]] == list(rows["fold"])
+
+
+@pytest.mark.parametrize("modality", tiny.MODALITIES)
+def test_host_bins_are_thirds_by_what_goes_on(modality):
+    fit, _ = tiny.make(modality, normals=12)
+    found, level = host_bins(fit), activity(fit)
+    if modality == "row":
+        assert set(found) == {"any"}
+        return
+    assert [(found == name).sum() for name in HOSTS] == [4, 4, 4]
+    assert level[found == "plain"].max() <= level[found == "busy"].min()
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+def test_records_lie_where_the_plan_says_as_often_as_they_can(modality):
+    fitted = Fitted(modality)
+    rows = plan(fitted.fit, fitted.support, fitted.folds, count=32, seed=5, round_=1)
+    made = fitted.make(rows)
+    told = set(made.meta["place"])
+    assert told <= set(PLACES[modality])
+    assert (made.meta["place"].to_numpy() == rows["place"].to_numpy()).mean() > 0.8
+
+
+def test_noise_on_the_kinds_varies_records_and_spares_the_controls(fitted):
+    plain, noisy = (
+        concat(list(generate(fitted.adapter, fitted.fit, fitted.support, fitted.plan.iloc[:6],
+                             **tiny.SAMPLING[fitted.modality], kind_noise=std)))
+        for std in (0.0, 1e4)
+    )  # fmt: skip
+    differs = [str(values(plain, i).tolist()) != str(values(noisy, i).tolist()) for i in range(6)]
+    assert any(differs) and list(plain.meta["id"]) == list(noisy.meta["id"])
+    alone = concat(list(generate(fitted.adapter, fitted.fit, fitted.support, fitted.plan.iloc[[3]],
+                                 **tiny.SAMPLING[fitted.modality], kind_noise=1e4)))  # fmt: skip
+    assert str(values(alone, 0).tolist()) == str(values(noisy, 3).tolist())
+    assert fitted.adapter.owner.kinds.offset is None
+
+
+def test_no_offset_reaches_the_normal_kind():
+    from generation.networks import moved
+
+    vectors, offset = torch.zeros(3, 2), torch.ones(3, 2)
+    assert moved(vectors, torch.tensor([0, 1, 0]), offset).tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+def test_random_masks_need_no_shape_of_the_support(modality):
+    fitted = Fitted(modality)
+    rows = fitted.plan.iloc[:6]
+    made = concat(list(generate(fitted.adapter, fitted.fit, fitted.support, rows, **tiny.SAMPLING[modality],
+                                masks="random")))  # fmt: skip
+    bank = fitted.make(rows)
+    assert any(not np.array_equal(a, b) for a, b in zip(made.mask, bank.mask))
+
+
+def test_the_scale_is_severity():
+    fitted = Fitted("series")
+    rows = fitted.plan[fitted.plan.index < 8]
+    weak, strong = (
+        concat(list(generate(fitted.adapter, fitted.fit, fitted.support, rows, **tiny.SAMPLING["series"], scale=scale)))
+        for scale in (0.01, 4.0)
+    )
+    gap = [np.mean([np.abs(x - c).mean() for x, c in zip(made.x, made.control)]) for made in (weak, strong)]
+    assert gap[0] < gap[1]

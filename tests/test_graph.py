@@ -8,93 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from pipelines.explain import Loader
+from pipelines.config import ROUNDS
+from pipelines.graph import HIDDEN, ROUND, leaks, load, names, outs, resolve, touches
 
 ROOT = Path(__file__).parent.parent
-BLIND = ("fit", "adapt", "crossfit", "generate", "judge", "filter", "train")  # must never see the test split
-READERS = ("evaluate", "report")
+# must never see the test split
+BLIND = ("fit", "adapt", "crossfit", "tune", "generate", "judge", "filter", "gate", "train", "fidelity")
 DATASETS = {name: {"modality": name, "source": {"reader": "demo", "path": "data/demo.py"}}
             for name in ("image", "series", "row")}  # fmt: skip
-ROUND = re.compile(r"-r\d+$")
-
-
-def load(path: Path) -> dict:
-    return yaml.load(path.read_text(), Loader)
-
-
-def names(entries: list) -> list[str]:
-    """The paths of a list of deps or outs, each a path or {path: options}."""
-    return [next(iter(e)) if isinstance(e, dict) else e for e in entries]
-
-
-def resolve(stages: dict, datasets: dict) -> dict[str, dict]:
-    """{stage or stage@dataset: its definition with ${...} filled in}: what DVC makes of foreach."""
-    def fill(value, key, item):
-        if isinstance(value, dict):
-            return {fill(k, key, item): fill(v, key, item) for k, v in value.items()}
-        if isinstance(value, list):
-            return [fill(v, key, item) for v in value]
-        if not isinstance(value, str):
-            return value
-        value = value.replace("${key}", key).replace("${item.modality}", item["modality"])
-        return value.replace("${item.source.path}", item["source"]["path"])
-
-    out = {}
-    for name, definition in stages.items():
-        if "foreach" not in definition:
-            out[name] = definition
-            continue
-        assert definition["foreach"] == "${datasets}", name
-        out |= {f"{name}@{key}": fill(definition["do"], key, item) for key, item in datasets.items()}
-    assert "${" not in str(out)
-    return out
-
-
-def touches(one: str, other: str) -> bool:
-    """Whether one path is the other or lies in it."""
-    return one == other or one.startswith(other + "/") or other.startswith(one + "/")
-
-
-def outs(stage: dict) -> list[str]:
-    return [p for key in ("outs", "metrics", "plots") for p in names(stage.get(key, []))]
-
-
-def leaks(stages: dict[str, dict]) -> list[str]:
-    """Every edge by which what was learnt from a test split could reach a stage that must be blind to it."""
-    base = {name: ROUND.sub("", name.split("@")[0]) for name in stages}
-    seen = {p: f"{p} (of {n})" for n in stages for p in outs(stages[n]) if p.split("/")[-1] == "test"}
-    assert len(seen) == sum(b == "prepare" for b in base.values())
-    found, grown = [], True
-    while grown:
-        grown = False
-        for name, stage in stages.items():
-            for dep in names(stage.get("deps", [])):
-                for path, way in list(seen.items()):
-                    if not touches(dep, path):
-                        continue
-                    edge = f"{way} -> {name}"
-                    if base[name] not in READERS and edge not in found:
-                        found.append(edge)
-                    for out in outs(stage):
-                        if out not in seen:
-                            seen[out], grown = f"{way} -> {name} -> {out}", True
-    return found
-
-
 STAGES = resolve(load(ROOT / "dvc.yaml")["stages"], DATASETS)
 
 
 def test_no_path_leads_from_the_test_split_to_anything_but_its_evaluation():
     assert leaks(STAGES) == []
+    assert "${" not in str(STAGES)
 
 
-def test_the_test_split_is_an_out_of_prepare_and_a_dep_of_evaluate_alone():
-    for name, stage in STAGES.items():
-        own = [d for d in names(stage["deps"]) if d.endswith("/test")]
-        assert bool(own) == name.startswith("evaluate@")
-        assert any(o.endswith("/test") for o in outs(stage)) == name.startswith("prepare@")
+def test_the_test_split_is_read_by_evaluate_and_publish_alone_and_its_fingerprints_by_the_audit():
+    for hidden, readers in zip(HIDDEN, (("evaluate@", "publish@"), ("audit@",))):
+        for name, stage in STAGES.items():
+            own = [d for d in names(stage["deps"]) if d.endswith(f"/{hidden}")]
+            assert bool(own) == name.startswith(readers), name
+            assert any(o.endswith(f"/{hidden}") for o in outs(stage)) == name.startswith("prepare@"), name
 
 
 @pytest.mark.parametrize("stage, dep, edge", [
@@ -105,6 +41,9 @@ def test_the_test_split_is_an_out_of_prepare_and_a_dep_of_evaluate_alone():
     ("generate-r2@row", "metrics/row.json",
      "artifacts/row/test (of prepare@row) -> evaluate@row -> metrics/row.json -> generate-r2@row"),
     ("judge-r1@row", "reports/index.html", "-> report -> reports/index.html -> judge-r1@row"),
+    ("filter-r1@row", "artifacts/row/fingerprints",
+     "artifacts/row/fingerprints (of prepare@row) -> filter-r1@row"),
+    ("generate-r2@row", "artifacts/row/audit.json", "-> audit@row -> artifacts/row/audit.json -> generate-r2@row"),
 ])  # fmt: skip
 def test_a_planted_leak_is_found_and_its_edge_named(stage, dep, edge):
     planted = {**STAGES, stage: {**STAGES[stage], "deps": [*STAGES[stage]["deps"], dep]}}
@@ -113,7 +52,7 @@ def test_a_planted_leak_is_found_and_its_edge_named(stage, dep, edge):
 
 def test_no_blind_stage_names_the_test_split_in_its_code():
     """dvc.yaml promises it; the code must keep the promise: only prepare writes it and evaluate reads it."""
-    for name in BLIND:
+    for name in (*BLIND, "audit"):  # the audit makes do with fingerprints
         path = ROOT / "pipelines" / f"{name}.py"
         if path.exists():
             used = [n.lineno for n in ast.walk(ast.parse(path.read_text()))
@@ -121,10 +60,11 @@ def test_no_blind_stage_names_the_test_split_in_its_code():
             assert not used, f"{path.name}: line {used}"
 
 
-def test_every_stage_is_there_with_two_rounds_and_the_command_of_its_file():
+def test_every_stage_is_there_with_its_rounds_and_the_command_of_its_file():
     stages = load(ROOT / "dvc.yaml")["stages"]
-    rounds = [f"{n}-r{r}" for r in (1, 2) for n in ("generate", "judge", "filter")]
-    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds, "train", "evaluate", "report"}
+    rounds = [f"{n}-r{r}" for r in ROUNDS for n in ("tune", "generate", "judge", "filter") if (n, r) != ("tune", 1)]
+    last = {"gate", "train", "evaluate", "fidelity", "audit", "report", "publish"}
+    assert set(stages) == {"prepare", "fit", "adapt", "crossfit", *rounds} | last
     for name, stage in STAGES.items():
         title, _, key = name.partition("@")
         base, _, number = title.partition("-r") if ROUND.search(title) else (title, "", "")
@@ -141,12 +81,17 @@ def test_every_dep_that_is_no_source_file_is_made_by_another_stage():
             assert not any(touches(dep, out) for out in outs(stage)), f"{name}: {dep} is its own out"
 
 
-def test_round_two_depends_on_round_one_and_never_the_other_way():
+def test_a_round_depends_on_the_one_before_and_never_on_a_later_one():
     for name, stage in STAGES.items():
-        if "-r1@" in name:
-            assert not [d for d in names(stage["deps"]) if "/r2" in d] and ".r2." not in str(stage["params"])
-        if name.startswith("generate-r2@"):
-            assert any(d.endswith("/r1/steer.json") for d in names(stage["deps"]))
+        for r in ROUNDS:
+            if f"-r{r}@" not in name:
+                continue
+            for later in range(r + 1, ROUNDS[-1] + 1):
+                assert not [d for d in names(stage["deps"]) if f"/r{later}" in d], name
+                assert f".r{later}." not in str(stage["params"]), name
+            if name.startswith("generate-") and r > 1:
+                assert any(d.endswith(f"/r{r - 1}/steer.json") for d in names(stage["deps"]))
+                assert any(d.endswith(f"/r{r}/adapters") for d in names(stage["deps"]))
 
 
 def test_params_of_a_stage_are_there_and_are_of_its_own_section_and_modality():

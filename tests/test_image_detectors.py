@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -166,6 +167,35 @@ def test_a_normal_in_the_bank_has_no_distance_and_the_distance_is_euclids():
     np.testing.assert_allclose(judge._grids(new), features.smooth(direct).numpy(), rtol=1e-3)
 
 
+def test_residuals_are_the_distances_to_the_nearest_patch_that_is_not_hidden():
+    bank, new = memory.MemoryBank(size=64, bank=60).fit(records(noise(3, (64, 64))), seed=0), noise(2, (64, 64), 9)
+    maps = features.features_of(records(new), bank.shape, "cpu")
+    hidden = np.random.default_rng(0).random((2, len(bank.bank))) < 0.5
+    got = bank.residuals(maps, hidden)
+    assert got.shape == (2, 1 + len(memory.STRIDES), 8, 8)
+    for patches, out, without in zip(bank._cut(maps), got, hidden):
+        seen = bank.bank[torch.from_numpy(~without)]
+        distance, nearest = torch.cdist(patches.double(), seen.double()).min(1)
+        torch.testing.assert_close(out[0].flatten(), distance.float(), rtol=1e-3, atol=1e-4)
+        parts = (patches - seen[nearest]).split([features.LEVELS[s][1] for s in memory.STRIDES], dim=1)
+        for part, channel in zip(parts, out[1:]):
+            torch.testing.assert_close(channel.flatten(), part.norm(dim=1), rtol=1e-3, atol=1e-4)
+    assert (bank.residuals(maps) <= got + 1e-5)[:, 0].all() and not torch.equal(bank.residuals(maps), got)
+
+
+def test_a_fitted_record_is_kept_apart_from_its_group_its_own_image_and_its_host():
+    bank = memory.MemoryBank(size=32)
+    bank.source = pd.DataFrame({"id": ["a", "b", "b", "c"], "group": ["g", "g", "g", "h"]})
+    columns = {"id": ["a", "x", "y", "z"], "group": ["g", "h", "new", "g"], "host": ["", "", "", "c"]}
+    assert bank.apart(make_meta(4, **columns)).tolist() == [
+        [True, True, True, False], [False, False, False, True], [False] * 4, [True, True, True, False]]  # fmt: skip
+    bank.source["group"] = "g"  # one lot: the image alone, whether it is there itself or as a host
+    assert bank.apart(make_meta(4, **columns | {"group": "g"})).tolist() == [
+        [True, False, False, False], [False] * 4, [False] * 4, [False, False, False, True]]  # fmt: skip
+    bank.source["id"] = "a"  # one image: nothing else to compare with
+    assert not bank.apart(make_meta(1, id="a", group="g")).any()
+
+
 def test_without_normals_there_is_nothing_to_compare_with():
     with pytest.raises(InputError, match="at least one normal"):
         memory.MemoryBank(size=32).fit(records(noise(2), label=1), seed=0)
@@ -259,6 +289,30 @@ def test_images_without_masks_are_still_told_apart():
     odd.mask[:] = [np.zeros_like(m) for m in odd.mask]
     judge = Segmentation(size=64, steps=80).fit(concat([dark(16, 1), odd]), seed=0)
     assert judge.score(squares(4, 3)).min() > judge.score(dark(8, 4)).max()
+
+
+def test_normals_are_compared_with_others_of_the_kind_that_new_images_are_compared_with():
+    """In training a normal's distance to the bank must not be the zero that its own patches would give."""
+    train = concat([dark(12, 1), squares(4, 2)])
+    judge = Segmentation(size=64, steps=1).fit(train, seed=0)
+    maps = features.features_of(train.take(range(12)), judge.shape, "cpu")
+    assert float(judge.memory.residuals(maps)[:, 0].mean()) < 0.5 * float(judge.centre["near"][0])
+
+
+def test_generated_normals_do_not_enter_the_bank():
+    made = dark(12, 5).with_meta(synthetic=True, host="n1-0")
+    judge = Segmentation(size=32, steps=1).fit(concat([dark(6, 1), made, squares(4, 2)]), seed=0)
+    assert set(judge.memory.source["id"]) == {f"n1-{i}" for i in range(6)}
+    alone = Segmentation(size=32, steps=1).fit(concat([made, squares(4, 2)]), seed=0)
+    assert set(alone.memory.source["id"]) == set(made.meta["id"])
+
+
+def test_channels_are_left_out_by_seed_and_the_mean_stays():
+    one = segmentation.keep(torch.ones(200, 50, 2, 3), torch.Generator().manual_seed(0))
+    assert one.shape == (200, 50, 1, 1) and torch.equal(
+        one, segmentation.keep(torch.ones(200, 50, 2, 3), torch.Generator().manual_seed(0)))  # fmt: skip
+    assert one.unique().tolist() == pytest.approx([0, 1 / (1 - segmentation.DROP)])
+    assert float(one.mean()) == pytest.approx(1, abs=0.03)
 
 
 def test_a_fit_leaves_the_global_generators_alone_and_seeds_differ():

@@ -16,20 +16,22 @@ import yaml
 
 from data.records import read_store
 
+pytestmark = pytest.mark.xdist_group("loop")  # one worker, so that each loop runs once
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "image": {"fit": {"steps": 6, "batch": 8, "pool": 32, "size": 32, "widths": [16, 32]},
               "latent": {"steps": 4, "width": 8},
               "adapt": {"steps": 4, "pool": 16, "batch": 8, "match": 1}, "generate": {"count": 8, "steps": 2},
-              "detector": {"segmentation": {"size": 64, "steps": 6}}},
+              "detector": {"segmentation": {"size": 64, "steps": 6}, "memory": {"size": 64, "bank": 100}}},
     "series": {"fit": {"steps": 8, "width": 32, "depth": 1}, "adapt": {"steps": 6, "pool": 32, "match": 2},
                "generate": {"count": 12, "steps": 3}, "detector": {"forest": {"trees": 10}}},
     "row": {"fit": {"steps": 10, "width": 32, "depth": 1}, "adapt": {"steps": 6}, "generate": {"count": 24, "steps": 3},
             "detector": {"forest": {"trees": 10}}},
 }  # fmt: skip
 NAMES = {"image": "textures", "series": "co2", "row": "cells"}
-STEPS = ("prepare", "fit", "adapt", "crossfit", "generate 1", "judge 1", "filter 1", "generate 2", "judge 2", 
-         "filter 2",          "train", "evaluate")  # fmt: skip
+ROUND = ("generate", "judge", "filter")
+STEPS = ("prepare", "fit", "adapt", "crossfit", *(f"{stage} 1" for stage in ROUND),
+         *(f"{stage} {r}" for r in (2, 3) for stage in ("tune", *ROUND)), "gate", "train", "evaluate")  # fmt: skip
 
 
 def small_params(modality: str) -> dict:
@@ -46,7 +48,12 @@ def small_params(modality: str) -> dict:
     for stage in ("crossfit", "train"):
         for name, options in small["detector"].items():
             params[stage][modality].setdefault(name, {}).update(options)
-    params["filter"][modality] |= {"floor": 0.0, "ceiling": 0.0, "seam": 2.0, "min_overlap": 0.0, "copy": 0.0}
+    params["filter"][modality] |= {"floor": 0.0, "ceiling": 0.0, "seam": 2.0, "min_overlap": 0.0, "copy": 0.0,
+                                   "contrast": [0.0, 1e9], "posterior": 0.0, "settled": 0.0,
+                                   "collapse": 0.0}  # fmt: skip
+    params["tune"][modality] |= {"steps": 3, "batch": 4, "pool": 8}
+    params["gate"][modality] |= {"count": 8, "supports": 1, "arms": ["real", "mixed"]}
+    params["train"][modality]["shuffled"] = True
     return params
 
 
@@ -79,7 +86,8 @@ def test_metrics_have_every_arm_with_one_value_a_support(looped):
     result = json.loads((folder / "metrics" / f"{NAMES[modality]}.json").read_text())
     metrics = {"image": {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap"}, "series": {"ap", "auroc", "vus_pr"},
                "row": {"ap", "auroc"}}[modality]  # fmt: skip
-    assert list(result["arms"]) == ["real", "standard", "classical", "generated", "dropped", "filtered", "mixed"]
+    arms = ["real", "standard", "classical", "generated", "dropped", "filtered", "mixed", "shuffled"]
+    assert list(result["arms"]) == arms
     for arm in result["arms"].values():
         assert set(arm) == metrics
         for value in arm.values():
@@ -96,7 +104,7 @@ def test_the_ledger_has_every_record_and_its_reason_and_the_kept_store_agrees(lo
     modality, folder = looped
     home = folder / "artifacts" / NAMES[modality]
     total = 0
-    for number in (1, 2):
+    for number in (1, 2, 3):
         for seed in (0, 1):
             ledger = pd.read_parquet(home / f"r{number}" / "verdicts" / f"seed{seed}.parquet")
             made = read_store(home / f"r{number}" / "generated" / f"seed{seed}")

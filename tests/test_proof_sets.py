@@ -57,7 +57,7 @@ def test_every_set_reads_and_has_the_anomalies_of_its_largest_cell(tmp_path, nam
         pytest.skip(f"{name} is not here")
     raw, _ = load(name, dataset, settings.prepare)
     parts = divide(raw, settings.prepare)
-    assert len(parts.test) <= 13_000 and len(parts.fit) >= 300 and (parts.test.meta["label"] == 1).sum() >= 16
+    assert len(parts.test) <= 13_000 and len(parts.fit) >= 380 and (parts.test.meta["label"] == 1).sum() >= 16
     seen = [set(part.meta["group"]) for part in (parts.fit, parts.support, parts.calib, parts.test)]
     if MODALITY[name] != "series":  # whose parts are stretches of time with an embargo
         assert not (seen[0] | seen[1]) & seen[3] and not seen[2] & (seen[0] | seen[1] | seen[3])

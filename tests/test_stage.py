@@ -352,7 +352,7 @@ def test_under_dvc_the_command_that_resumes_is_dvcs(monkeypatch):
     ("adapt", ["cels"], "data set must be one of params.yaml, got 'cels'; did you mean 'cells'?"),
     ("adapt", ["cells", "1"], "got 2 of 1"),
     ("generate", ["cells"], "python -m pipelines.generate <dataset> <round>, got 1 of 2"),
-    ("generate", ["cells", "3"], "round must be one of 1, 2, got '3'"),
+    ("generate", ["cells", "4"], "round must be one of 1, 2, 3, got '4'"),
     ("report", ["cells"], "arguments must be: python -m pipelines.report, got 1 of 0"),
 ])  # fmt: skip
 def test_wrong_arguments_are_settings_errors(place, capsys, section, argv, words):

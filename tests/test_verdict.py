@@ -9,17 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.novelty import Duplicates, copy_distance
-from detection.verdict import KEPT, REASONS, band_limits, cap_trivial, steer, verdicts
+from detection.verdict import (
+    BY_HAND,
+    CRITERIA,
+    HARD,
+    KEPT,
+    REASONS,
+    REFUSED,
+    SOFT,
+    band_limits,
+    best_of,
+    cap_trivial,
+    quotas,
+    verdicts,
+)
 
-SETTINGS = {"min_overlap": 0.2, "seam": 0.95, "copy": 0.3, "floor": 0.5, "ceiling": 0.95, "low": 0.1, "high": 0.9,
-            "trivial_share": 0.5}  # fmt: skip
+SETTINGS = {"min_overlap": 0.2, "seam": 0.95, "contrast": [0.5, 2.0], "copy": 0.3, "posterior": 0.1, "floor": 0.5,
+            "ceiling": 0.95, "low": 0.1, "high": 0.9, "trivial_share": 0.5, "criterion": "eap", "keep_share": 1.0,
+            "kind_most": 1.0, "kind_least": 0}  # fmt: skip
 REAL = pd.DataFrame({"fused": np.linspace(0.6, 0.98, 20)})
+
+
+GOOD = {"fused": 0.8, "supervised": 0.8, "likelihood": np.nan, "control": 0.3, "copy_distance": 1.0, "outside": 0,
+        "contrast_low": 1.2, "contrast_high": 0.8, "violations": 0, "posterior": 1.0, "duplicate_of": ""}  # fmt: skip
 
 
 def ledger(**columns) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One good record, with `columns` changed."""
-    base = {"id": "a", "kind": "k", "mask_iou": 0.9, "seed": 1, "size_bin": "like", "severity_bin": "like",
-            "fused": 0.8, "control": 0.3, "copy_distance": 1.0, "duplicate_of": ""}  # fmt: skip
+    base = {"id": "a", "kind": "k", "mask_iou": 0.9, "seed": 1, "size_bin": "like", "severity_bin": "like", **GOOD}
     row = pd.DataFrame([{**base, **columns}])
     names = ["id", "kind", "mask_iou", "seed", "size_bin", "severity_bin"]
     return row[names], row.drop(columns=names)
@@ -28,7 +45,9 @@ def ledger(**columns) -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.mark.parametrize("column, value, reason", [
     ("mask_iou", 0.1, "unchanged"), ("control", 0.97, "seam"), ("copy_distance", 0.1, "copy"),
     ("duplicate_of", "b", "duplicate"), ("fused", 0.55, "invisible"), ("fused", 0.8, KEPT),
-    ("control", float("nan"), KEPT),
+    ("control", float("nan"), KEPT), ("outside", 1, "outside"), ("contrast_low", 0.4, "contrast"),
+    ("contrast_high", 2.1, "contrast"), ("contrast_low", float("nan"), KEPT), ("violations", 1, "constraint"),
+    ("posterior", 0.05, "kind"),
 ])  # fmt: skip
 def test_each_gate_gives_its_reason(column, value, reason):
     meta, scores = ledger(**{column: value})
@@ -72,7 +91,8 @@ def test_every_record_has_one_known_reason_and_thresholds_only_tighten(rows):
     meta = pd.DataFrame(
         {"id": [str(i) for i in range(len(rows))], "kind": "k", "mask_iou": table["mask_iou"], "seed": range(len(rows))}
     )
-    scores = table.assign(duplicate_of=np.where(table["twin"], "x", ""))
+    scores = table.assign(**{k: v for k, v in GOOD.items() if k not in table})
+    scores["duplicate_of"] = np.where(table["twin"], "x", "")
     loose = verdicts(meta, scores, REAL, **{**SETTINGS, "trivial_share": 0.99})
     tight = verdicts(meta, scores, REAL, **{**SETTINGS, "trivial_share": 0.99, "min_overlap": 0.5, "copy": 0.6})
     assert set(loose["reason"]) <= set(REASONS)
@@ -81,16 +101,60 @@ def test_every_record_has_one_known_reason_and_thresholds_only_tighten(rows):
     assert list(loose["id"]) == list(meta["id"])
 
 
-def test_steering_prefers_bins_that_pass_where_the_judges_are_weak():
-    meta = pd.DataFrame(
-        {"kind": "k", "size_bin": ["small"] * 10 + ["like"] * 10 + ["large"] * 10, "severity_bin": "like"}
-    )
-    keep = np.r_[np.ones(10, bool), np.ones(10, bool), np.zeros(10, bool)]
-    fused = np.r_[np.full(10, 0.7), np.full(10, 0.9), np.full(10, 0.2)]
-    weight = steer(meta, pd.DataFrame({"keep": keep}), fused, np.array([0.8]))
-    assert weight["k|small|like"] == pytest.approx(11 / 12 * 11 / 12)
-    assert weight["k|like|like"] == pytest.approx(11 / 12 * 1 / 12)
-    assert weight["k|large|like"] == pytest.approx(1 / 12 * 1 / 2)
+def many(count: int, **columns) -> tuple[pd.DataFrame, pd.DataFrame]:
+    meta = pd.DataFrame({"id": [str(i) for i in range(count)], "kind": "k", "mask_iou": 0.9, "seed": range(count)})
+    scores = pd.DataFrame({**{k: [v] * count for k, v in GOOD.items()}, **columns})
+    return meta, scores
+
+
+@pytest.mark.parametrize("criterion, best", [
+    ("eap", 3), ("near", 1), ("plain", 4), ("hard", 2), ("likelihood", 0), ("typical", 4),
+])  # fmt: skip
+def test_every_criterion_keeps_what_it_ranks_first(criterion, best):
+    columns = {"fused": [0.7, 0.8, 0.65, 0.85, 0.9], "supervised": [0.9, 0.8, 0.1, 0.8, 0.7],
+               "likelihood": [0.99, 0.5, 0.5, 0.5, 0.5], "copy_distance": [1.0, 1.0, 1.0, 1.9, 0.4]}  # fmt: skip
+    meta, scores = many(5, **columns)
+    out = verdicts(meta, scores, REAL, **{**SETTINGS, "criterion": criterion, "keep_share": 0.2})
+    assert list(np.flatnonzero(out["keep"])) == [best]
+    assert (out["reason"].drop(best) == "outranked").all() and out["rank"].idxmax() == best
+
+
+def test_the_criteria_named_in_the_settings_are_those_there_are():
+    from typing import get_args
+
+    from pipelines.config import FilterSettings
+
+    assert set(get_args(FilterSettings.model_fields["criterion"].annotation)) == set(CRITERIA)
+
+
+def test_a_decision_by_hand_overrides_everything():
+    meta, scores = many(3, mask_iou=0.9)
+    meta["mask_iou"] = [0.0, 0.9, 0.9]
+    out = verdicts(meta, scores, REAL, **SETTINGS, decisions={"0": "accept", "1": "reject"})
+    assert list(out["reason"]) == [BY_HAND, REFUSED, KEPT] and list(out["keep"]) == [True, False, True]
+
+
+def test_the_best_of_each_kind_stay():
+    kind, rank = np.array(["a"] * 4 + ["b"] * 2), np.array([1.0, 4, 3, 2, 9, 8])
+    out = best_of(np.full(6, KEPT, object), kind, rank, 0.5)
+    assert list(out) == ["outranked", KEPT, KEPT, "outranked", KEPT, "outranked"]
+
+
+def test_no_kind_takes_more_than_its_share_and_none_dies_of_soft_reasons():
+    kind, rank = np.array(["a"] * 8 + ["b"] * 4), np.arange(12.0)
+    reason = np.array([KEPT] * 8 + ["invisible", "outranked", "copy", "trivial"], object)
+    out = quotas(reason, kind, rank, most=0.75, least=2)
+    assert list(out[8:]) == ["invisible", KEPT, "copy", KEPT]  # the best two of the softly refused; a copy stays out
+    assert (out[:8] == KEPT).sum() == 6 and (out[:2] == "quota").all()  # 6 of 8 are three quarters
+    assert list(quotas(reason[:8], kind[:8], rank[:8], most=0.5, least=0)) == [KEPT] * 8  # alone there is no quota
+
+
+@given(st.lists(st.sampled_from([*HARD, *SOFT, KEPT]), min_size=1, max_size=30), st.integers(0, 5), st.data())
+def test_quotas_never_bring_back_what_a_hard_gate_refused(reasons, least, data):
+    kind = np.array(data.draw(st.lists(st.sampled_from("ab"), min_size=len(reasons), max_size=len(reasons))))
+    before = np.array(reasons, object)
+    after = quotas(before, kind, np.arange(float(len(reasons))), most=0.6, least=least)
+    assert (after[np.isin(before, HARD)] == before[np.isin(before, HARD)]).all()
 
 
 def test_copy_distance_is_zero_for_a_copy_and_one_at_the_real_spacing():

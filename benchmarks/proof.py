@@ -1,0 +1,150 @@
+"""The proof: every set of benchmarks/proof.yaml at every number of labels K, all arms, what the gate said and the test.
+
+    python benchmarks/proof.py [--jobs N] [--only SET ...] [--k K ...]   # runs what is not done yet; again to go on
+    python benchmarks/proof.py --table                                   # runs nothing
+
+A cell is a set and a K, run by pipelines.cell in .work/cells/proof--<set>--k<K>/: done ones are not run again, a killed
+one goes on, a FAILED one stops no other and makes the exit code 1. In benchmarks/results/, earlier runs included:
+
+proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate": {...}}}; K = 10 is "<set>", other K
+                  are "<set>@k5". gate: chosen, reference, accepted, gain, truly_helpful (whether on the real test split
+                  the paired gain of the gate's best candidate with generations over its best one without has a mean
+                  above 0, whatever the gate decided; it sees no test), seeds (each support's decision and gain).
+proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages"}}
+proof.md          the tables
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from proof_tables import HEAD, tables, title
+from pydantic import Field
+
+from data.errors import SettingsError, closest
+from pipelines.cell import Cell, run_cells, told
+from pipelines.explain import Model, read_yaml, validate
+from pipelines.work import atomic_file
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE, RESULTS = Path("benchmarks/proof.yaml"), Path("benchmarks/results")
+ALWAYS = {"train.*.shuffled": True}  # the control of shuffled masks too
+GATE = ("chosen", "reference", "accepted", "gain", "truly_helpful", "seeds")
+Budgets = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+
+class Set(Model):
+    params: str
+    set: dict[str, Any]  # {dotted.path: value}
+
+
+class Proof(Model):
+    k: Budgets
+    seeds: Annotated[int, Field(ge=1)]  # prepare.seeds, where a set does not say otherwise
+    sets: Annotated[dict[str, Set], Field(min_length=1)]
+
+
+def cells_of(proof: Proof, only: list[str] | None = None, budgets: list[int] | None = None) -> list[Cell]:
+    """What to run: all sets at the head's K first, so that neighbours in the queue share no stage."""
+    for name in only or ():
+        if name not in proof.sets:
+            raise SettingsError(f"--only: must be one of {FILE}, got '{name}'; {closest(name, proof.sets)}")
+    out = []
+    for k in sorted(budgets or proof.k, key=lambda k: (k != HEAD, k)):
+        for name, about in proof.sets.items():
+            if not only or name in only:
+                changes = {"prepare.seeds": proof.seeds, "prepare.support": k, **ALWAYS, **about.set}
+                out.append(Cell(f"proof--{name}--k{k}", name, about.params, changes))
+    return out
+
+
+# results
+
+
+def entry(result: dict) -> tuple[dict, dict]:
+    """(what proof.json says of a cell, what proof_cells.json says)."""
+    metrics = result["metrics"]
+    gate = metrics.get("gate") or {}
+    arms = {**metrics["arms"], **(metrics.get("detectors") or {})}
+    about = {"set": result["dataset"], "k": result["set"]["prepare.support"], "modality": metrics.get("modality"),
+             "metric": metrics["gain"]["metric"], "counts": metrics.get("counts") or {},
+             "seconds": result["seconds"], "stages": result["stages"]}  # fmt: skip
+    return {**arms, "gate": {name: gate.get(name) for name in GATE}}, about
+
+
+def update(proof: Proof, results: list[dict], folder: Path) -> tuple[dict, dict]:
+    """proof.json and proof_cells.json with the cells that are done put in; sets that are no more go."""
+    both = []
+    for file in ("proof.json", "proof_cells.json"):
+        path = folder / file
+        both.append(json.loads(path.read_text()) if path.exists() else {})
+    for result in results:
+        if result["status"] == "done":
+            parts = entry(result)
+            for known, part in zip(both, parts):
+                known[title(result["dataset"], parts[1]["k"])] = part
+    order = list(proof.sets)
+    about = {name: told for name, told in both[1].items() if name in both[0] and told["set"] in order}
+    names = sorted(about, key=lambda name: (order.index(about[name]["set"]), about[name]["k"]))
+    return {name: both[0][name] for name in names}, {name: about[name] for name in names}
+
+
+# command
+
+
+def write(proof: Proof, results: list[dict], folder: Path) -> None:
+    found, about = update(proof, results, folder)
+    failed = [result for result in results if result["status"] != "done"]
+    texts = {"proof.json": json.dumps(found, indent=1), "proof_cells.json": json.dumps(about, indent=1),
+             "proof.md": tables(found, about, failed)}  # fmt: skip
+    for name, text in texts.items():
+        with atomic_file(folder / name) as path:
+            path.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def run(given: argparse.Namespace, root: Path) -> int:
+    """1 where a cell FAILED, else 0. Tables are written as cells come in."""
+    proof = validate(Proof, read_yaml(root / FILE), where=f"{FILE}: ")
+    cells = [] if given.table else cells_of(proof, given.only, given.k)
+    results: list[dict] = []
+
+    def report(result: dict) -> None:
+        results.append(result)
+        print(f"{len(results)}/{len(cells)} {told(result)}", flush=True)
+        write(proof, results, root / RESULTS)
+
+    run_cells(cells, jobs=given.jobs, root=root, report=report)
+    write(proof, results, root / RESULTS)
+    print(f"{root / RESULTS / 'proof.md'}: {sum(r['status'] == 'done' for r in results)} of {len(cells)} cells done")
+    return int(any(result["status"] != "done" for result in results))
+
+
+def main(argv: list[str], root: Path = ROOT) -> int:
+    """The exit code of the command."""
+    from pipelines.stage import diagnose, listen, one_line, tell
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time; cores are shared out")
+    parser.add_argument("--only", nargs="+", metavar="SET")
+    parser.add_argument("--k", nargs="+", type=int, metavar="K")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    given = parser.parse_args(argv)
+    listen()
+    try:
+        return run(given, root)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        code, message = diagnose(error, " ".join(["python benchmarks/proof.py", *argv]))
+        tell(f"proof: {one_line(message)}")
+        return code
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Tables of the proof as Markdown, from what proof.json and proof_cells.json hold."""
+
+from __future__ import annotations
+
+HEAD = 10  # the K that a set's own name stands for
+MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % intervals; gains are paired by support."
+GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
+generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
+0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
+
+
+def title(name: str, k: int) -> str:
+    """The name of a cell in the tables."""
+    return name if k == HEAD else f"{name}@k{k}"
+
+
+def tables(found: dict, about: dict, failed: list[dict]) -> str:
+    """proof.md. found: proof.json; about: proof_cells.json; failed: results of cells that FAILED."""
+    heads = {name: entry for name, entry in found.items() if about[name]["k"] == HEAD}
+    parts = {
+        "# The proof": f"{MADE}\n\n{aims(heads, about)}",
+        f"## Arms, K = {HEAD}": arms_table(heads, about),
+        "## The gate": f"{GATE}\n\n{gate_table(found)}",
+        "## Labels": labels_table(found, about),
+        "## Funnel": funnel_table(found, about),
+        "## Times": times_table(about),
+    }
+    if failed:
+        parts["## FAILED"] = "\n".join(f"- {result['cell']}: {result['error']}" for result in failed)
+    return "\n\n".join(f"{head}\n\n{text}" for head, text in parts.items()) + "\n"
+
+
+# how far the aims are met
+
+
+def paired(entry: dict, arm: str, over: str, metric: str) -> dict | None:
+    """The paired interval of the gain of an arm over another, None where one was not measured."""
+    from detection import metrics
+
+    pair = [entry.get(name, {}).get(metric, {}).get("values") for name in (arm, over)]
+    return metrics.paired(*pair) if all(pair) and len(pair[0]) == len(pair[1]) else None
+
+
+def aims(heads: dict, about: dict) -> str:
+    """A line an aim."""
+    lines = []
+    for over in ("generated", "dropped"):
+        gains = [paired(entry, "filtered", over, about[name]["metric"]) for name, entry in heads.items()]
+        known = [gain for gain in gains if gain and gain["low"] is not None]
+        above, below = sum(gain["low"] > 0 for gain in known), sum(gain["high"] < 0 for gain in known)
+        better = sum(gain["mean"] > 0 for gain in known)
+        lines.append(f"- filtered over {over}: interval above 0 on {above} of {len(known)} sets, below 0 on {below}; "
+                     f"mean above 0 on {better}")  # fmt: skip
+    said = [entry["gate"] for entry in heads.values() if entry["gate"].get("truly_helpful") is not None]
+    harm = sum(harmed(gate) for gate in said)
+    lines.append(f"- after the gate, below their reference by more than the interval: {harm} of {len(said)} sets")
+    lines.append("- the gate accepts " + accepted([(g["accepted"], g["truly_helpful"]) for g in said], "sets"))
+    seeds = [(seed["accepted"], seed["gain"] > 0) for gate in said for seed in gate.get("seeds") or ()]
+    lines.append("- on single supports it accepts " + accepted(seeds, "supports"))
+    return "\n".join(lines)
+
+
+def harmed(gate: dict) -> bool:
+    """Whether the gate accepted what the test shows to be worse."""
+    high = (gate["gain"] or {}).get("high")
+    return bool(gate["accepted"] and high is not None and high < 0)
+
+
+def accepted(pairs: list[tuple[bool, bool]], what: str) -> str:
+    """'2 of 3 helpful sets and 1 of 4 others' of (accepted, helpful) pairs."""
+    helpful, others = [a for a, good in pairs if good], [a for a, good in pairs if not good]
+    return f"{sum(helpful)} of {len(helpful)} truly helpful {what} and {sum(others)} of {len(others)} others"
+
+
+# tables
+
+
+def arms_table(heads: dict, about: dict) -> str:
+    names = list(dict.fromkeys(arm for entry in heads.values() for arm in entry if arm != "gate"))
+    rows = []
+    for name, entry in heads.items():
+        metric = about[name]["metric"]
+        gains = [signed(paired(entry, "filtered", over, metric)) for over in ("generated", "dropped")]
+        rows.append([name, metric, *(mean(entry.get(arm, {}).get(metric)) for arm in names), *gains])
+    return markdown(["set", "metric", *names, "filtered - generated", "filtered - dropped"], rows)
+
+
+def gate_table(found: dict) -> str:
+    rows = []
+    for name, entry in found.items():
+        gate = entry["gate"]
+        seeds = gate.get("seeds") or []
+        choices = [candidate(gate[side]) for side in ("chosen", "reference")]
+        said = [yes(gate["accepted"]), signed(gate["gain"]), yes(gate["truly_helpful"]), yes(harmed(gate))]
+        rows.append([name, *choices, *said, f"{sum(seed['accepted'] for seed in seeds)}/{len(seeds)}"])
+    head = ["set", "chosen", "reference", "accepted", "gain on test", "truly helpful", "harmed", "supports accepted"]
+    return markdown(head, rows)
+
+
+def labels_table(found: dict, about: dict) -> str:
+    """The head metric of every arm over K."""
+    budgets = sorted({a["k"] for a in about.values()})
+    rows = []
+    for name in dict.fromkeys(a["set"] for a in about.values()):
+        own = {k: found.get(title(name, k), {}) for k in budgets}
+        metric = next(a["metric"] for a in about.values() if a["set"] == name)
+        for arm in dict.fromkeys(arm for entry in own.values() for arm in entry if arm != "gate"):
+            rows.append([name, arm, *(interval(own[k].get(arm, {}).get(metric)) for k in budgets)])
+    return markdown(["set", "arm", *(f"K = {k}" for k in budgets)], rows)
+
+
+def funnel_table(found: dict, about: dict) -> str:
+    """How many were generated, fell to each reason, and were kept, rounds and supports together."""
+    counts = {name: about[name]["counts"] for name in found}
+    reasons = sorted({reason for own in counts.values() for reason in own.get("reasons", {})} - {"kept"})
+    rows = []
+    for name, own in counts.items():
+        fell = [own.get("reasons", {}).get(reason, 0) for reason in reasons]
+        rows.append([name, own.get("generated", "–"), *fell, own.get("kept", "–")])
+    return markdown(["set", "generated", *reasons, "kept"], rows)
+
+
+def times_table(about: dict) -> str:
+    """Seconds of the stages that a cell ran itself, rounds together; what it fetched from another cell is not in it."""
+    own: dict[str, dict] = {name: {} for name in about}
+    for name, told in about.items():
+        for stage, seconds in told["stages"].items():
+            short = stage.split("@")[0].split("-r")[0]
+            own[name][short] = own[name].get(short, 0) + seconds
+    stages = list(dict.fromkeys(stage for times in own.values() for stage in times))
+    rows = []
+    for name, times in own.items():
+        spent = [f"{times[stage]:.0f}" if stage in times else "–" for stage in stages]
+        rows.append([name, *spent, f"{about[name]['seconds']:.0f}"])
+    return markdown(["set", *(f"{stage}, s" for stage in stages), "all, s"], rows)
+
+
+def markdown(head: list, rows: list[list]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def mean(value: dict | None) -> str:
+    return f"{value['mean']:.3f}" if value else "–"
+
+
+def interval(value: dict | None) -> str:
+    if not value or value.get("low") is None:
+        return mean(value)
+    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
+def signed(value: dict | None) -> str:
+    if not value or value.get("mean") is None:
+        return "–"
+    bounds = f" ({value['low']:+.3f} to {value['high']:+.3f})" if value.get("low") is not None else ""
+    return f"{value['mean']:+.3f}{bounds}"
+
+
+def candidate(value: dict | None) -> str:
+    """'filtered, forest, real share 0.5, fused'."""
+    if not value:
+        return "–"
+    share = f"real share {value['weight']}" if value.get("weight") is not None and value["arm"] != "real" else ""
+    return ", ".join(filter(None, [value["arm"], value.get("detector"), share, "fused" if value.get("fuse") else ""]))
+
+
+def yes(value: bool | None) -> str:
+    return "–" if value is None else "yes" if value else "no"

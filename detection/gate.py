@@ -1,0 +1,131 @@
+"""The do-no-harm gate: is the best training set that uses generations shown to beat the best that does not?
+
+Candidates are compared on real anomalies that none of their parts had seen (a fold held out of the whole loop). What an
+anomaly contributes to average precision is its value under a candidate; gains are paired by anomaly. The candidate
+on each side is chosen on the other folds' anomalies and measured on the fold held out (nested cross-validation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from data.records import Records
+from detection.metrics import interval
+
+SIMPLE = ("real", "standard", "classical")
+UNSUPERVISED = ("memory", "pca", "knn", "iforest")  # see no anomaly: the arm real alone
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A training set (arm), the detector trained on it, the least share of real ones among what it sees, and whether
+    it is fused with the likelihood ratio of the denoiser."""
+
+    arm: str
+    detector: str
+    weight: float
+    fuse: bool
+
+    @property
+    def generated(self) -> bool:
+        return self.arm not in SIMPLE
+
+    def told(self) -> dict:
+        return asdict(self)
+
+
+def candidates(arms: list[str], detectors: list[str], weights: list[float], *, fuse: bool) -> Iterator[Candidate]:
+    """Every sensible combination, simple ones first, so that a tie goes to the simpler."""
+    for arm in sorted(arms, key=lambda a: (a not in SIMPLE, arms.index(a))):
+        for name in detectors:
+            if name in UNSUPERVISED and arm != "real":
+                continue
+            for weight in weights if arm != "real" else weights[:1]:
+                for both in (False, True) if fuse else (False,):
+                    yield Candidate(arm, name, weight, both)
+
+
+def precision_at(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """(P,) precision where the threshold is each positive's score, ties counted as alarms; its mean is the average
+    precision of all (metrics.ap)."""
+    ranked, below = np.sort(positive), np.sort(negative)
+    hits = len(ranked) - np.searchsorted(ranked, positive, "left")
+    alarms = hits + len(below) - np.searchsorted(below, positive, "left")
+    return hits / alarms
+
+
+def values(records: Records, maps) -> tuple[list[str], np.ndarray]:
+    """(ids, (A,) value of each anomalous record): the mean precision at its own anomalous elements among those of all
+    records given. maps: what a detector's score_map gave for the records."""
+    if records.modality == "row":
+        odd = records.meta["label"].to_numpy(bool)
+        scores = np.asarray(maps, float)
+        return list(records.meta["id"][odd]), precision_at(scores[odd], scores[~odd])
+    where = [np.asarray(m, bool) if records.modality == "image" else np.asarray(m, bool).any(1) for m in records.mask]
+    inside = [np.asarray(m, float)[w] for m, w in zip(maps, where)]
+    negative = np.concatenate([np.asarray(m, float)[~w] for m, w in zip(maps, where)])
+    found = precision_at(np.concatenate(inside), negative)
+    ends = np.cumsum([len(part) for part in inside])
+    odd = [i for i, part in enumerate(inside) if len(part)]
+    means = [found[ends[i] - len(inside[i]) : ends[i]].mean() for i in odd]
+    return [records.meta["id"].iloc[i] for i in odd], np.array(means)
+
+
+def decide(
+    choices: list[Candidate], table: np.ndarray, ids: list[str], block: list[str], *, confidence: float = 0.95
+) -> dict:
+    """What the gate says, as gate.json tells it.
+
+    table: (C, A) values; ids: (A,) the anomaly; block: (A,) the fold (of a support) that it was held out with. An
+    anomaly in several supports counts once, with its mean gain. With fewer than two anomalies, or without a candidate
+    on each side, nothing is accepted.
+    """
+    ids, block = np.asarray(ids), np.asarray(block)
+    sides = {side: [i for i, c in enumerate(choices) if c.generated == side] for side in (False, True)}
+    usable = all(sides.values()) and len(set(ids)) > 1
+
+    def best(side: bool, seen: np.ndarray) -> int:
+        return max(sides[side], key=lambda i: (table[i, seen].mean(), -i))
+
+    every = np.ones(len(ids), bool)
+    reference = choices[best(False, every)] if len(ids) else choices[sides[False][0]]
+    said = {"confidence": confidence, "reference": reference.told(), "anomalies": len(set(ids)), "accepted": False}
+    means = table.mean(1) if len(ids) else np.full(len(choices), np.nan)
+    told = [c.told() | {"mean": float(m) if np.isfinite(m) else None} for c, m in zip(choices, means)]
+    if not usable:
+        empty = {"mean": None, "low": None, "high": None, "values": []}
+        return said | {"chosen": reference.told(), "best": None, "gain": empty, "candidates": told}
+    gain = np.empty(len(ids))
+    for name in np.unique(block):
+        held = block == name
+        seen = ~np.isin(ids, ids[held])
+        seen = seen if seen.any() else every
+        gain[held] = table[best(True, seen), held] - table[best(False, seen), held]
+    found = interval([float(gain[ids == one].mean()) for one in sorted(set(ids))], confidence)
+    chosen = choices[best(True, every)]
+    accepted = found["low"] is not None and found["low"] > 0
+    return said | {
+        "best": chosen.told(), "chosen": chosen.told() if accepted else reference.told(), "accepted": accepted,
+        "gain": found, "candidates": told,
+    }  # fmt: skip
+
+
+def sentence(said: dict, metric: str) -> str:
+    """The decision in plain words."""
+    gain, reference = said["gain"], name(said["reference"])
+    if said["best"] is None:
+        return f"Too few labelled anomalies to test generations: the training set is {reference}."
+    bounds = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}, {said['anomalies']} anomalies)"
+    pair = f"{name(said['best'])} over {reference}: {bounds} in cross-validated {metric}"
+    if said["accepted"]:
+        return f"Generations are used: {pair}."
+    return f"Generations are not used, as no gain is shown: {pair}. The training set is {reference}."
+
+
+def name(candidate: dict) -> str:
+    """'mixed (forest, real share 0.5, fused)'."""
+    fused = ", fused" if candidate["fuse"] else ""
+    return f"{candidate['arm']} ({candidate['detector']}, real share {candidate['weight']:g}{fused})"

@@ -1,0 +1,120 @@
+"""What the hard gates look at: per generated record, whether it changed what it should and only that, stands out like
+the real anomalies, obeys the table, is of its kind, and is no copy. Nothing here depends on the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from data.records import Records
+from detection.novelty import copy_distance, edit_vectors
+from generation.contrast import contrast
+
+MARGIN = 0.1  # of a column's range that a generated number may leave it by
+
+
+class Gates:
+    """The measures against one support. hosts: every record that a host may be (fit and support), found by id."""
+
+    def __init__(self, hosts: Records, support: Records, codec):
+        self.hosts, self.codec = hosts, codec
+        self.position = {name: i for i, name in enumerate(hosts.meta["id"])}
+        self.vectors = edit_vectors(support, codec)
+        self.kinds = support.meta["kind"].to_numpy(str)
+        stands = contrast(support, codec)
+        self.range = {
+            k: (stands[self.kinds == k].min(), stands[self.kinds == k].max()) for k in sorted(set(self.kinds))
+        }
+        self.limits = limits(hosts) if hosts.modality == "row" else {}
+
+    def measure(self, records: Records) -> pd.DataFrame:
+        """One row a record: outside (elements changed outside the edit), contrast_low and contrast_high (contrast over
+        the least and most of its kind's real ones, NaN for rows), violations, posterior (of the intended kind, 0..1)
+        and copy_distance."""
+        kind, vectors = records.meta["kind"].to_numpy(str), edit_vectors(records, self.codec)
+        stands = contrast(records, self.codec)
+        low, high = (np.array([self.range.get(k, (np.nan, np.nan))[end] for k in kind], float) for end in (0, 1))
+        return pd.DataFrame({
+            "outside": self.outside(records),
+            "contrast_low": stands / np.maximum(low, 1e-9),
+            "contrast_high": stands / np.maximum(high, 1e-9),
+            "violations": violations(records, self.limits),
+            "posterior": posterior(vectors, kind, self.vectors, self.kinds),
+            "copy_distance": copy_distance(vectors, self.vectors),
+        })  # fmt: skip
+
+    def outside(self, records: Records) -> np.ndarray:
+        """(N,) elements that differ from the host where nothing was edited; -1 where the host is unknown."""
+        out = np.full(len(records), -1)
+        for i, name in enumerate(records.meta["host"]):
+            if name not in self.position:
+                continue
+            at = self.position[name]
+            if records.modality == "row":
+                edit = records.meta["changed"].iloc[i] if "changed" in records.meta else records.mask[i]
+                made, host = records.x.iloc[i].tolist(), self.hosts.x.iloc[at].tolist()
+                out[i] = sum(not e and not same(a, b) for a, b, e in zip(made, host, edit))
+            else:
+                differs = records.x[i] != self.hosts.x[at]
+                mask = np.asarray(records.mask[i], bool)
+                differs = differs.any(-1) if differs.ndim > mask.ndim else differs
+                out[i] = int((differs & ~mask).sum())
+        return out
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two cells hold the same, a missing one being like a missing one."""
+    return bool(pd.isna(a) and pd.isna(b)) or bool(pd.notna(a) and pd.notna(b) and a == b)
+
+
+def limits(real: Records) -> dict[str, tuple[float, float]]:
+    """{number column: (low, high)} of the real rows with MARGIN of their range to spare; a column that never falls
+    below 0 must not fall there."""
+    found = {}
+    for column in real.schema["columns"]:
+        if column["type"] not in ("numeric", "integer"):
+            continue
+        cells = real.x[column["name"]].dropna().to_numpy(float)
+        if len(cells):
+            spare = MARGIN * (cells.max() - cells.min())
+            low = cells.min() - spare
+            found[column["name"]] = (max(low, 0.0) if cells.min() >= 0 else low, cells.max() + spare)
+    return found
+
+
+def violations(records: Records, allowed: dict[str, tuple[float, float]]) -> np.ndarray:
+    """(N,) cells beyond what their column allows, unknown categories and gaps where none may be; 0 for other than
+    rows, whose values are clipped and finite by construction."""
+    out = np.zeros(len(records), int)
+    for column in records.schema["columns"] if records.modality == "row" else ():
+        cells = records.x[column["name"]]
+        if not column.get("nullable", True):
+            out += cells.isna().to_numpy(int)
+        if column["name"] in allowed:
+            low, high = allowed[column["name"]]
+            value = cells.to_numpy(float, na_value=np.nan)
+            out += ((value < low) | (value > high)).astype(int)
+        elif column["type"] == "categorical" and column.get("categories"):
+            out += (cells.notna() & ~cells.astype(str).isin([str(c) for c in column["categories"]])).to_numpy(int)
+    return out
+
+
+def posterior(vectors: np.ndarray, kind: np.ndarray, real: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """(N,) chance of each record's own kind: Gaussian kernels on the real anomalies, each kind with the same prior.
+
+    The bandwidth is the median distance of a real one to its nearest; 1 where there is a single kind.
+    """
+    from scipy.spatial.distance import cdist
+    from scipy.special import logsumexp
+
+    names = sorted(set(kinds))
+    if len(names) < 2 or not len(vectors):
+        return np.ones(len(vectors))
+    between = cdist(real, real)
+    np.fill_diagonal(between, np.inf)
+    width = max(float(np.median(between.min(1))), 1e-9)
+    score = -0.5 * (cdist(vectors, real) / width) ** 2
+    logs = np.stack([logsumexp(score[:, kinds == k], axis=1) - np.log((kinds == k).sum()) for k in names], axis=1)
+    chance = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
+    place = {k: i for i, k in enumerate(names)}
+    return np.array([chance[i, place[k]] if k in place else 0.0 for i, k in enumerate(kind)])

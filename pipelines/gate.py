@@ -1,0 +1,161 @@
+"""Stage gate: the loop run again without one fold at a time, scored on the fold, decides what the training set is.
+
+Reads base/, records/, splits.json, judges/, every round's generated and kept. Writes gate.json (detection.gate.decide
+over all supports, the same per support, and a sentence) and training/, the record store of the training set that is
+exported: real records and, where the gate accepted, generated ones; else the best simpler arm's. A fold's world holds
+nothing of the fold: adapter, masks, hosts, judges, classical records and detectors are made anew without it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pipelines.adapt import neutral, sampling_of, support_of
+from pipelines.config import ROUNDS
+from pipelines.crossfit import load_judges
+from pipelines.stage import Run, progress, stage
+from pipelines.work import atomic_file
+
+METRIC = "ap"
+INNER = 2  # folds within what is left of a fold
+
+
+def main(run: Run) -> dict:
+    import numpy as np
+    import pandas as pd
+
+    from data.records import read_store
+    from detection.gate import candidates, decide, sentence
+
+    paths, settings = run.paths, run.settings
+    fit, pool, calib = (read_store(paths.records / name) for name in ("fit", "support", "calib"))
+    fuse = run.params.section("crossfit", run.modality).likelihood
+    choices = list(candidates(settings.arms, settings.detectors, settings.weights, fuse=fuse))
+    sections = {name: run.params.section(name, run.modality) for name in ("adapt", "crossfit", "train")}
+    sections |= {f"{name}.r1": run.params.section(name, run.modality, 1) for name in ("generate", "filter")}
+    inputs = [paths.base, paths.records, paths.splits, paths.judges]
+    homes = [paths.round(r) for r in ROUNDS]
+    inputs += [home / part for home in homes for part in ("generated", "kept")]
+    seeds = run.seeds[: settings.supports]
+    jobs = [(s, f) for s in seeds for f in sorted({run.plan["folds"][s][i] for i in run.plan["supports"][s]})]
+    with run.work(*inputs, also=sections) as work:
+        for seed, fold in progress(jobs, f"gate {run.dataset}"):
+            unit = f"seed{seed}-fold{fold}"
+            if not work.done(unit):
+                table = measure(run, choices, fit, support_of(run, seed, pool), calib, seed, fold, sections)
+                with work.unit(unit) as folder:
+                    table.to_parquet(folder / "values.parquet")
+        tables = [pd.read_parquet(work.path(f"seed{s}-fold{f}") / "values.parquet") for s, f in jobs]
+
+        def said(parts: list) -> dict:
+            rows = pd.concat(parts, ignore_index=True)
+            values = rows[[str(i) for i in range(len(choices))]].to_numpy(float).T
+            return decide(choices, values, list(rows["id"]), list(rows["block"]), confidence=settings.confidence)
+
+        by_seed = [said([t for (s, _), t in zip(jobs, tables) if s == seed]) for seed in seeds]
+        whole = said(tables)
+        whole |= {"metric": METRIC, "sentence": sentence(whole, METRIC)}
+        whole["seeds"] = [{k: v for k, v in found.items() if k != "candidates"} for found in by_seed]
+        export(run, whole["chosen"], fit, pool)
+        with atomic_file(paths.gate) as path:
+            path.write_text(json.dumps(whole, indent=1) + "\n")
+    mean = whole["gain"]["mean"]
+    return {"accepted": str(whole["accepted"]), "gain": f"{mean:+.4f}" if mean is not None else "not measured",
+            "chosen": whole["chosen"]["arm"], "anomalies": int(np.unique(pd.concat(tables)["id"]).size)}  # fmt: skip
+
+
+def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, sections: dict):
+    """The values of every candidate (columns "0", "1", ..) for the anomalies of one fold, made without the fold."""
+    import pandas as pd
+
+    from data.records import concat
+    from detection.arms import bare, training_set
+    from detection.detectors import DETECTORS
+    from detection.evaluation import fused
+    from detection.gate import values
+    from detection.judge import LIKELIHOOD, outside
+
+    folds = run.plan["folds"][seed]
+    normals, odd = (outside(part, folds, fold) for part in (fit, support))
+    held = support.take([folds[i] == fold for i in support.meta["id"]])
+    both = concat([bare(part) for part in (held, calib)])
+    ratio = next((j.detectors.get(LIKELIHOOD) for j in load_judges(run.paths.judges / f"seed{seed}", run.params.device)
+                  if j.fold == fold), None)  # fmt: skip
+    generated, kept = world(run, normals, odd, calib, seed, ratio.adapter if ratio else None, sections)
+    lists = {"ratio": ratio.score_map(both)} if ratio else {}
+    options = sections["train"].model_dump(by_alias=True)
+    out = {}
+    for i, choice in enumerate(choices):
+        key = (choice.arm, choice.detector, choice.weight)
+        if key not in lists:
+            records = training_set(choice.arm, normals, odd, generated, kept, seed=seed)
+            own = dict(options.get(choice.detector, {}))
+            if choice.arm != "real":
+                own["real_share"] = choice.weight
+            lists[key] = DETECTORS[run.modality][choice.detector](**own).fit(records, seed=seed).score_map(both)
+        maps = lists[key]
+        if choice.fuse:
+            parts, count = [maps, lists["ratio"]], len(held)
+            maps = fused(parts, [part[count:] for part in parts], run.modality)
+        ids, found = values(both, maps)
+        out[str(i)] = found
+    return pd.DataFrame({"id": ids, "block": f"{seed}/{fold}", **out})
+
+
+def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> tuple:
+    """(generated, kept) of one round of the loop on some of the data. adapter: one fitted on these records, or None."""
+    import numpy as np
+    import pandas as pd
+
+    from data.codecs import CODECS
+    from data.records import concat
+    from data.split import blocks, fold
+    from detection.arms import bare
+    from detection.gates import Gates
+    from detection.judge import cross_fit, judge_records
+    from detection.novelty import Duplicates
+    from detection.verdict import verdicts
+    from generation.inpaint import generate
+    from generation.model import Base, pick_device
+    from generation.plan import plan
+    from generation.training import fit_adapter, match_scales
+
+    ids, rng = list(odd.meta["id"]), np.random.default_rng([seed, 41])
+    folds = fold(normals.meta, ids, blocks(normals) | blocks(odd), INNER, rng)
+    sampling = sampling_of(sections["generate.r1"])
+    if adapter is None:
+        base = Base.load(run.paths.base, pick_device(run.params.device))
+        settings = sections["adapt"].model_dump(by_alias=True)
+        adapter, _ = fit_adapter(base, normals, odd, settings=settings, seed=seed)
+    match_scales(adapter, normals, odd, folds, seed=seed, count=sections["adapt"].match, sampling=neutral(sampling))
+    rows = plan(normals, odd, folds, count=run.settings.count, seed=seed, round_=101)
+    made = concat(list(generate(adapter, normals, odd, rows, **sampling)))
+    options = sections["crossfit"].model_dump(by_alias=True)
+    options.pop("likelihood")
+    judges = list(cross_fit(normals, odd, calib, folds, seed=seed, options=options))
+    codec = CODECS[run.modality].fit(normals)
+    gates = Gates(concat([bare(normals), bare(odd)]), odd, codec)
+    scores = pd.concat([judge_records(judges, made, made.meta["fold"].to_numpy()), gates.measure(made)], axis=1)
+    scores["duplicate_of"] = Duplicates().of(made)
+    real = judge_records(judges, odd, np.array([folds[i] for i in ids]))
+    limits = sections["filter.r1"].model_dump(by_alias=True)
+    limits = {key: value for key, value in limits.items() if key not in ("collapse", "settled")}
+    return made, made.take(verdicts(made.meta, scores, real, **limits)["keep"].to_numpy(bool))
+
+
+def export(run: Run, chosen: dict, fit, pool) -> None:
+    """The training set as the gate chose it, from all labelled anomalies and the records kept for every support."""
+    from data.records import concat, read_store, write_store
+    from detection.arms import additions, bare
+
+    homes = [run.paths.round(r) for r in ROUNDS]
+    generated, kept = (
+        concat([read_store(home / part / f"seed{seed}") for home in homes for seed in run.seeds])
+        for part in ("generated", "kept")
+    )
+    parts = [fit, pool, *additions(chosen["arm"], fit, pool, generated, kept, seed=0)]
+    write_store(run.paths.training, concat([bare(part) for part in parts if len(part)]))
+
+
+if __name__ == "__main__":
+    stage(main, section="gate")

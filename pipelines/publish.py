@@ -1,0 +1,172 @@
+"""Stage publish: the training set as a Hub data set; a dry run unless publish.enabled is true.
+
+Reads artifacts/<dataset>/ (training, records/calib, test, adapters, gate.json, audit.json, r<r>/verdicts) and
+metrics/<dataset>.json. Writes .work/publish/<dataset>/, the folder as it goes to the Hub, and the receipt
+reports/publish-<dataset>.json. It works when asked for by name (`dvc repro publish`): in a plain `dvc repro` it says so
+and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.config import Settings
+    from pipelines.stage import Run
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+STAGE = re.compile(r"(.*:)?publish(@.*)?")  # how dvc's command line names this stage
+PLACEHOLDER = "OWNER/NAME"
+
+
+def main(run: Run) -> dict:
+    from data.hub import folder, licences
+    from pipelines import facts
+    from pipelines.work import ROOT, atomic_dir, human
+
+    settings, name, home = run.settings, run.dataset, run.paths.folder
+    repo = target(run.params, name)
+    licence = licences.check(licence_of(settings.licence, name), f"data set '{name}'", setting="publish.licence",
+                             permission=settings.permission)  # fmt: skip
+    bases = []
+    for model, given in facts.bases(run.params, run.modality, settings.base_licence, licences.BASES):
+        found = licences.check(given, f"base model '{model}'", setting="publish.base_licence",
+                               permission=settings.permission)  # fmt: skip
+        bases.append({"name": model, "licence": found.name, "asks": found.asks})
+    told = facts.gather(name, run.modality, run.params, home, run.paths.metrics)
+    told |= {"repo": repo or PLACEHOLDER, "named": bool(repo), "bases": bases}
+    check_audit(told["audit"], home, needed=settings.enabled)
+    stores = {"train": home / "training", "validation": run.paths.records / "calib", "test": run.paths.test}
+    place = ROOT / "publish" / name
+    with atomic_dir(place) as made:
+        files = folder.build(made, stores, facts.ledgers(home), facts=told, licence=licence, own=own_texts(),
+                             adapters=run.paths.adapters if settings.adapters else None)  # fmt: skip
+    total = sum(size for size, _ in files.values())
+    tell_plan(repo, settings.private, licence.name, files, place)
+    receipt = {"dataset": name, "repo": repo, "private": settings.private, "licence": licence.name, "commit": None,
+               "dry_run": not settings.enabled,
+               "files": {file: digest for file, (_, digest) in files.items()}}  # fmt: skip
+    if settings.enabled:
+        receipt |= send(place, repo, private=settings.private)
+    keep(name, receipt)
+    if not settings.enabled:
+        return {"dry run": "nothing was sent (publish.enabled: false)", "files": len(files), "size": human(total)}
+    return {"repo": repo, "commit": receipt["commit"], "changed": len(receipt["changed"])}
+
+
+def target(params: Settings, name: str) -> str:
+    """owner/name of the repository of a data set, "" in a dry run without one; SettingsError where it will not do."""
+    from data.errors import SettingsError
+
+    repos = {dataset: params.publish.repo.replace("{dataset}", dataset) for dataset in params.datasets}
+    repo = repos[name]
+    if not repo and not params.publish.enabled:
+        return ""
+    if not REPO.fullmatch(repo) or "--" in repo or ".." in repo:
+        raise SettingsError(f"publish.repo: must be owner/name, got {params.publish.repo!r}; set it in params.yaml")
+    if len(set(repos.values())) < len(repos):
+        raise SettingsError(f"publish.repo: must be one repository a data set, got {repo!r} for {len(repos)}; "
+                            "put {dataset} into it")  # fmt: skip
+    return repo
+
+
+def licence_of(given: str | dict[str, str], name: str) -> str:
+    return given if isinstance(given, str) else given.get(name, "")
+
+
+def check_audit(audit: dict | None, home: Path, *, needed: bool) -> None:
+    """LeakError where the leakage audit failed; InputError where it is needed and was not run."""
+    from data.errors import InputError, LeakError
+
+    if audit is None and needed:
+        raise InputError(f"{home / 'audit.json'}: the audit must be run before publishing, got none; run dvc repro")
+    if audit is not None and not audit.get("passed"):
+        failed = [str(check.get("name")) for check in audit.get("checks", []) if not check.get("passed")]
+        told = ", ".join(failed) or "a failure"
+        raise LeakError(f"{home / 'audit.json'}: the audit must be passed before publishing, got {told}; mend the data")
+
+
+def own_texts() -> dict[str, str]:
+    """Texts of this run that must not get into a published file."""
+    tokens = [os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
+    return {"the folder of this run": f"{Path.cwd()}/", "the home folder": f"{Path.home()}/",
+            "the token": next(filter(None, tokens), "")}  # fmt: skip
+
+
+def tell_plan(repo: str, private: bool, licence: str, files: dict[str, tuple[int, str]], place: Path) -> None:
+    """Prints where everything would go, every file with its size, and the card."""
+    from pipelines.work import human
+
+    print(f"repo     {repo or 'not set (publish.repo)'}, {'private' if private else 'public'}, licence {licence}")
+    print(f"files    {len(files)}, {human(sum(size for size, _ in files.values()))}, in {place}")
+    for file, (size, _) in files.items():
+        print(f"  {human(size):>9}  {file}")
+    print("card")
+    for line in (place / "README.md").read_text("utf-8").splitlines():
+        print(f"  {line}".rstrip())
+    sys.stdout.flush()
+
+
+def send(place: Path, repo: str, *, private: bool) -> dict:
+    """{"commit", "url", "changed", "removed", "private"} once the repository holds it; RemoteError without a token."""
+    from data.errors import RemoteError
+    from data.hub import remote
+
+    api = remote.connect()
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise RemoteError(f"{repo}: publishing needs a token, got none; set HF_TOKEN, or log in with `hf auth login`")
+    pushed = remote.push(api, place, repo, private=private)
+    sent = pushed.changed or pushed.removed
+    what = f"{len(pushed.changed)} files sent" if sent else "all of it was there, no commit made"
+    print(f"{api.endpoint}/datasets/{repo}: {what}, at {pushed.commit}", flush=True)
+    return {"commit": pushed.commit, "url": f"{api.endpoint}/datasets/{repo}", "changed": pushed.changed,
+            "removed": pushed.removed, "private": pushed.private}  # fmt: skip
+
+
+def keep(name: str, receipt: dict) -> None:
+    """Writes the receipt of a run."""
+    from pipelines.work import atomic_file
+
+    with atomic_file(receipt_of(name)) as path:
+        path.write_text(json.dumps(receipt, indent=1, sort_keys=True) + "\n")
+
+
+def receipt_of(name: str) -> Path:
+    return Path("reports") / f"publish-{name}.json"
+
+
+def asked() -> bool:
+    """Whether publishing was asked for: by hand, or by the name of the stage on dvc's command line.
+
+    dvc runs a stage that is always changed in every plain `dvc repro` too, and does not say what it was asked for.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return True
+    import psutil
+
+    for parent in psutil.Process().parents():
+        words = parent.cmdline()
+        at = next((i for i, word in enumerate(words) if Path(word).name in ("dvc", "dvc.exe")), None)
+        if at is not None:
+            return any(STAGE.fullmatch(word) for word in words[at + 1 :])
+    return False
+
+
+if __name__ == "__main__":
+    if asked():
+        from pipelines.stage import stage
+
+        os.environ.setdefault("HF_HUB_OFFLINE", "0")  # else a stage that names no hub id is kept from the network
+        stage(main, section="publish")
+    else:
+        for dataset in sys.argv[1:2]:
+            if not receipt_of(dataset).exists():
+                keep(dataset, {"dataset": dataset, "commit": None, "dry_run": True, "files": {}})
+            print(f"publish {dataset}: not asked for by name, nothing done; dvc repro publish", flush=True)

@@ -1,0 +1,48 @@
+"""Stage tune: the adapters of a round from 2 on, drawn towards what the filter of the round before kept.
+
+Reads base/, the round before's adapters, generated and verdicts, records/fit, records/support, splits.json. Writes
+r<r>/adapters/seed<k>/ (safetensors, config, loss.csv). With 0 steps, or nothing kept or refused, they stay the same.
+"""
+
+from __future__ import annotations
+
+from pipelines.adapt import support_of
+from pipelines.fit import write_losses
+from pipelines.stage import Run, progress, stage
+
+
+def main(run: Run) -> dict:
+    import pandas as pd
+
+    from data.records import read_store
+    from generation.model import Adapter, Base, pick_device
+    from generation.tuning import tune
+
+    settings = run.settings.model_dump(by_alias=True)
+    paths, device, number = run.paths, pick_device(run.params.device), run.round - 1
+    before, home = paths.adapters_of(number), paths.round(number)
+    fit, pool = read_store(paths.records / "fit"), read_store(paths.records / "support")
+    tuned = 0
+    inputs = [paths.base, paths.records, paths.splits, before, home / "generated", home / "verdicts"]
+    with run.work(*inputs) as work:
+        for seed in run.seeds:
+            if work.done(f"seed{seed}"):
+                continue
+            made = read_store(home / "generated" / f"seed{seed}")
+            keep = pd.read_parquet(home / "verdicts" / f"seed{seed}.parquet", columns=["keep"])["keep"].to_numpy(bool)
+            label = f"tune {run.dataset} r{run.round} seed {seed}"
+            with work.unit(f"seed{seed}") as folder, progress(settings["steps"], label) as bar:
+                adapter = Adapter.load(Base.load(paths.base, device), before / f"seed{seed}")
+                losses = tune(
+                    adapter, fit, support_of(run, seed, pool), made.take(keep), made.take(~keep), **settings, seed=seed,
+                    folder=work.scratch(f"seed{seed}"), report=lambda step, loss: bar.to(step, f"loss {loss:.3f}"),
+                )  # fmt: skip
+                adapter.save(folder, contrast=adapter.config.get("contrast", {}))
+                write_losses(folder / "loss.csv", losses)
+                tuned += bool(losses)
+        work.assemble(paths.adapters_of(run.round), [f"seed{seed}" for seed in run.seeds])
+    return {"adapters": len(run.seeds), "tuned": tuned}
+
+
+if __name__ == "__main__":
+    stage(main, section="tune")

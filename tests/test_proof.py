@@ -1,0 +1,145 @@
+"""The proof: what runs, what its tables say of it, and that earlier results stay."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import fakeloop
+import pytest
+import yaml
+
+from data.errors import SettingsError
+from pipelines.explain import read_yaml
+from pipelines.overrides import settings_for
+
+ROOT = fakeloop.ROOT
+NEW = {"modality": "row", "source": {"reader": "demo", "path": "../shared/cells"}}
+SETS = {"cells": {"params": "presets/x.yaml", "set": {"prepare.seeds": 2}},
+        "other": {"params": "presets/x.yaml", "set": {"datasets": {"other": NEW}, "adapt.row.rank": 2}}}  # fmt: skip
+
+
+@pytest.fixture
+def code(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import proof
+    import proof_tables
+
+    return SimpleNamespace(proof=proof, tables=proof_tables)
+
+
+def proof_of(code, **changes):
+    from pipelines.explain import validate
+
+    return validate(code.proof.Proof, {"k": [5, 10], "seeds": 3, "sets": SETS} | changes, where="proof: ")
+
+
+def test_every_set_runs_at_every_budget_the_usual_one_first(code):
+    cells = code.proof.cells_of(proof_of(code))
+    assert [cell.name for cell in cells] == [
+        "proof--cells--k10", "proof--other--k10", "proof--cells--k5", "proof--other--k5"]  # fmt: skip
+    assert (cells[0].set["prepare.seeds"], cells[1].set["prepare.seeds"]) == (2, 3)
+    assert cells[3].set["prepare.support"] == 5 and cells[3].dataset == "other" and cells[3].params == "presets/x.yaml"
+    only = code.proof.cells_of(proof_of(code), ["other"], [20])
+    assert [cell.name for cell in only] == ["proof--other--k20"]
+    with pytest.raises(SettingsError, match="got 'othr'; did you mean 'other'"):
+        code.proof.cells_of(proof_of(code), ["othr"])
+
+
+def test_a_mistake_in_the_file_is_told(code):
+    for changes, said in (({"kk": 1}, "kk: unknown key"), ({"k": [0]}, "k.0: must be >= 1, got 0"),
+                          ({"sets": {"a": {"params": "x"}}}, "sets.a.set: is required")):  # fmt: skip
+        with pytest.raises(SettingsError, match=said):
+            proof_of(code, **changes)
+
+
+def test_the_sets_that_are_shipped_are_valid_cells(code):
+    told = read_yaml(ROOT / code.proof.FILE)
+    proof = proof_of(code, **told)
+    cells = code.proof.cells_of(proof, budgets=[code.tables.HEAD])
+    assert [cell.dataset for cell in cells] == list(proof.sets)
+    for cell in cells:
+        settings = settings_for(ROOT / cell.params, cell.dataset, cell.set)
+        modality = settings["datasets"][cell.dataset]["modality"]
+        assert settings["prepare"]["support"] == 10 and settings["train"][modality]["shuffled"] is True
+
+
+def test_cells_run_once_and_their_tables_grow_over_several_runs(code, tmp_path, monkeypatch, capsys):
+    root = fakeloop.make_root(tmp_path, monkeypatch)
+    (root / "presets").mkdir()
+    (root / "params.yaml").rename(root / "presets" / "x.yaml")
+    (root / "benchmarks" / "results").mkdir(parents=True)
+    bad = {"params": "presets/x.yaml", "set": {"filter.*.min_overlap": 0.99}}
+    bad["set"]["datasets"] = {"bad": NEW}
+    sets = {**SETS, "bad": bad}
+    (root / "benchmarks" / "proof.yaml").write_text(yaml.safe_dump({"k": [5, 10], "seeds": 3, "sets": sets}))
+    results = root / "benchmarks" / "results"
+    assert code.proof.main(["--only", "cells", "--k", "10"], root) == 0
+    first = json.loads((results / "proof.json").read_text())
+    assert list(first) == ["cells"]
+    assert code.proof.main(["--jobs", "2", "--only", "other", "bad", "--k", "5"], root) == 1
+    told, about = (json.loads((results / name).read_text()) for name in ("proof.json", "proof_cells.json"))
+    assert list(told) == list(about) == ["cells", "other@k5"] and told["cells"] == first["cells"]
+    values = told["cells"]["filtered"]["ap"]
+    assert values["values"] == pytest.approx([0.68, 0.73]) and set(values) == {"mean", "low", "high", "values"}
+    assert told["cells"]["knn"]["ap"]["mean"] == 0.3  # detectors stand beside the arms
+    gate = told["cells"]["gate"]
+    assert gate["accepted"] is True and gate["chosen"]["arm"] == "filtered" and gate["truly_helpful"] is True
+    assert told["other@k5"]["gate"]["accepted"] is False
+    assert about["other@k5"]["k"] == 5 and about["cells"]["seconds"] > 0
+    text = (results / "proof.md").read_text()
+    assert "## FAILED\n\n- proof--bad--k5: evaluate: min_overlap must be lower" in text
+    assert "accepts 1 of 1 truly helpful sets and 0 of 0 others" in text
+    assert "accepts 1 of 1 truly helpful supports and 0 of 1 others" in text
+    assert "| cells | 40 | 10 | 30 |" in text
+    ran = fakeloop.runs(tmp_path)
+    assert code.proof.main(["--table"], root) == 0 and fakeloop.runs(tmp_path) == []
+    assert len([line for line in ran if line.startswith("evaluate")]) == 3
+    assert "2/2 proof--" in capsys.readouterr().out
+
+
+# tables
+
+
+def told(*values):
+    from detection.metrics import interval
+
+    return {"ap": interval(values)}
+
+
+def gate(accepted: bool, *gains: float) -> dict:
+    from detection.metrics import interval
+
+    gain = interval(gains)
+    return {"accepted": accepted, "gain": gain, "truly_helpful": gain["mean"] > 0, "chosen": None, "reference": None,
+            "seeds": [{"accepted": accepted, "gain": g} for g in gains]}  # fmt: skip
+
+
+def test_the_aims_are_counted_from_paired_intervals(code):
+    found = {
+        # paired: +.1 +.11 +.1 is above 0 however far apart supports are
+        "a": {"filtered": told(0.5, 0.71, 0.9), "dropped": told(0.4, 0.6, 0.8), "generated": told(0.6, 0.81, 1.0),
+              "gate": gate(True, 0.1, 0.11, 0.1)},
+        "b": {"filtered": told(0.5, 0.6, 0.7), "dropped": told(0.6, 0.5, 0.7), "gate": gate(True, -0.1, -0.11, -0.1)},
+        "c": {"filtered": told(0.5), "dropped": told(0.1), "gate": gate(False, 0.1, 0.2, -0.1)},
+    }  # fmt: skip
+    about = {name: {"metric": "ap", "k": 10} for name in found}
+    lines = code.tables.aims(found, about).splitlines()
+    assert lines[0] == "- filtered over generated: interval above 0 on 0 of 1 sets, below 0 on 1; mean above 0 on 0"
+    assert lines[1] == "- filtered over dropped: interval above 0 on 1 of 2 sets, below 0 on 0; mean above 0 on 1"
+    assert lines[2] == "- after the gate, below their reference by more than the interval: 1 of 3 sets"
+    assert lines[3] == "- the gate accepts 1 of 2 truly helpful sets and 1 of 1 others"
+    assert lines[4] == "- on single supports it accepts 3 of 5 truly helpful supports and 3 of 4 others"
+
+
+def test_labels_stand_side_by_side_and_a_bar_in_a_name_breaks_no_table(code):
+    found = {"a": {"x|y": told(0.5, 0.7), "gate": {}}, "a@k5": {"x|y": told(0.4), "gate": {}}}
+    about = {"a": {"set": "a", "k": 10, "metric": "ap"}, "a@k5": {"set": "a", "k": 5, "metric": "ap"}}
+    lines = code.tables.labels_table(found, about).splitlines()
+    assert lines[0] == "| set | arm | K = 5 | K = 10 |"
+    assert lines[2].startswith("| a | x\\|y | 0.400 | 0.600 (-0.671 to 1.871) |")
+
+
+def test_times_add_up_rounds(code):
+    about = {"a": {"stages": {"judge-r1@a": 1.4, "judge-r2@a": 2.0, "fit@a": 5.0}, "seconds": 8.4}}
+    assert code.tables.times_table(about).splitlines()[-1] == "| a | 3 | 5 | 8 |"
