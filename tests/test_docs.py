@@ -339,7 +339,8 @@ def of_pip(words: list[str]) -> None:
 
 OWN = ("data/raw", "pipelines/<name>.py")  # the reader's own files
 LATER = ("reports/ablation.json", "benchmarks/results/proof.md", "benchmarks/results/proof.json", "data/*.parquet")
-TOPS = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")} | {"artifacts", "metrics", "reports"}
+TOPS = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")}
+TOPS |= {"artifacts", "metrics", "reports"}
 
 
 def made() -> list[str]:
