@@ -165,8 +165,8 @@ def train(
 def autocast(device: str, modality: str):
     """bf16 on a GPU, and for images on a CPU with units for it; else nothing.
 
-    With AVX512-BF16 alone the gain is not settled: on two busy cores a training step of a small UNet took 0.64 s against
-    2.05 s in one run and 1.61 s against 1.25 s in the next.
+    With AVX512-BF16 alone the gain is not settled: on two busy cores a training step of a small UNet took 0.64 s
+    against 2.05 s in one run and 1.61 s against 1.25 s in the next.
     """
     kind = device.split(":")[0]
     units = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16"))
