@@ -153,6 +153,7 @@ class Adapter:
     config: dict
     scales: dict[str, float] = field(default_factory=dict)
     layers: list = field(default_factory=list)
+    folded: dict[str, Tensor] | None = None  # the tensors of an adapter that can only be used
 
     @classmethod
     def build(cls, base: Base, kinds: list[str], *, rank: int, seed: int) -> Adapter:
@@ -168,22 +169,39 @@ class Adapter:
     def owner(self) -> torch.nn.Module:
         return self.base.denoiser if self.base.pretrained else self.base.net
 
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return lora.trainable(self.owner)
+    def parameters(self) -> dict[str, Tensor]:
+        return lora.trainable(self.owner) if self.folded is None else self.folded
+
+    def fold(self) -> None:
+        """Make it one that is used, not trained: as fast as the base. A pretrained base, of coarser numbers, keeps it
+        beside its weights."""
+        if not self.base.pretrained:
+            self.folded = {name: p.detach().clone() for name, p in self.parameters().items()}
+            if self.layers:
+                lora.unwrap(self.owner)
+            self.layers = lora.fold(self.owner, self.folded, kinds=len(self.kinds))
 
     def save(self, folder: Path, **extra) -> None:
         config = {**self.config, "kinds": self.kinds, "scales": self.scales, "base": self.base.config.get("sha256")}
         save_tensors(folder, self.parameters(), {**config, **extra})
 
     @classmethod
-    def load(cls, base: Base, folder: Path) -> Adapter:
-        """The adapter saved in `folder` on a fresh `base`; InputError where it is of another base or a no-op."""
+    def load(cls, base: Base, folder: Path, *, train: bool = False) -> Adapter:
+        """The adapter saved in `folder` on a fresh `base`; InputError where it is of another base or a no-op.
+
+        Without `train` it can only be used (see `fold`).
+        """
         tensors, config = load_tensors(folder)
         if config["base"] != base.config.get("sha256"):
             raise InputError(f"{folder}: adapter belongs to another base; run adapt again")
-        adapter = cls.build(base, config["kinds"], rank=config["rank"], seed=config["seed"])
+        kinds = config["kinds"]
         try:
-            lora.load(adapter.owner, tensors)
+            if train or base.pretrained:
+                adapter = cls.build(base, kinds, rank=config["rank"], seed=config["seed"])
+                lora.load(adapter.owner, tensors)
+            else:
+                adapter = cls(base, kinds, config, folded=tensors)
+                adapter.layers = lora.fold(base.net, tensors, kinds=len(kinds))
         except ValueError as error:
             raise InputError(f"{folder}: {error}") from error
         adapter.config, adapter.scales = config, config["scales"]

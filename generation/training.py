@@ -161,7 +161,7 @@ def fit_adapter(
     folder: Path | None = None,
     report: Report = None,
 ) -> tuple[Adapter, list[float]]:
-    """An adapter fitted on the support set with prior preservation, and its losses."""
+    """An adapter fitted on the support set with prior preservation, folded for use, and its losses."""
     kinds = sorted(set(support.meta["kind"]))
     adapter = Adapter.build(base, kinds, rank=settings["rank"], seed=seed)
     batches = examples.adapter_batches(
@@ -175,6 +175,7 @@ def fit_adapter(
         steps=settings["steps"], lr=settings["lr"], ema=0.99,
     )  # fmt: skip
     losses = train(trainer, folder=folder, report=report)
+    adapter.fold()
     base.denoiser.eval().requires_grad_(False)
     return adapter, losses
 

@@ -10,6 +10,7 @@ import re
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -221,8 +222,33 @@ def listen() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died in between
+    above = parent_of(parent)
+    if os.getppid() != parent or above is None:  # it died in between
         os.kill(os.getpid(), signal.SIGTERM)
+    if shell(parent):  # one that stays between dvc and its command, as dash does, outlives dvc
+        threading.Thread(target=watch, args=(parent, above), daemon=True).start()
+
+
+def parent_of(pid: int) -> int | None:
+    """The process that a process was started by, None where it is gone (Linux)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def shell(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() in ("sh", "dash", "bash", "zsh", "ksh", "fish", "busybox")
+    except OSError:
+        return False
+
+
+def watch(parent: int, above: int) -> None:
+    """End this process as SIGTERM does once its parent is no longer the child of `above`."""
+    while parent_of(parent) == above:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 # surroundings

@@ -32,7 +32,7 @@ def main(run: Run) -> dict:
             keep = pd.read_parquet(home / "verdicts" / f"seed{seed}.parquet", columns=["keep"])["keep"].to_numpy(bool)
             label = f"tune {run.dataset} r{run.round} seed {seed}"
             with work.unit(f"seed{seed}") as folder, progress(settings["steps"], label) as bar:
-                adapter = Adapter.load(Base.load(paths.base, device), before / f"seed{seed}")
+                adapter = Adapter.load(Base.load(paths.base, device), before / f"seed{seed}", train=True)
                 losses = tune(
                     adapter, fit, support_of(run, seed, pool), made.take(keep), made.take(~keep), **settings, seed=seed,
                     folder=work.scratch(f"seed{seed}"), report=lambda step, loss: bar.to(step, f"loss {loss:.3f}"),

@@ -91,11 +91,12 @@ def test_provenance_names_host_parent_and_their_common_fold(fitted):
 
 
 def test_adapting_leaves_the_base_bit_for_bit(fitted):
+    with lora.switched_off(fitted.adapter.layers):
+        after = fitted.base.net.state_dict()
+        assert fitted.before and all(torch.equal(after[name], tensor) for name, tensor in fitted.before.items())
     after = fitted.base.net.state_dict()
-    for name, tensor in fitted.before.items():
-        stem, _, leaf = name.rpartition(".")
-        match = after.get(name, after.get(f"{stem}.base_layer.{leaf}"))
-        assert torch.equal(match, tensor), name
+    moved = [name for name, tensor in fitted.before.items() if not torch.equal(after[name], tensor)]
+    assert len(moved) == len(fitted.adapter.layers) > 0
 
 
 def small_input(fitted: Fitted) -> tuple[torch.Tensor, torch.Tensor, dict]:
@@ -127,7 +128,7 @@ def test_adapter_survives_the_disk_and_is_no_no_op(fitted, tmp_path):
         want, got = adapter.denoise(x, sigma, **cond), again.denoise(x, sigma, **cond)
         off = again.denoise_base(x, sigma, **cond)
     torch.testing.assert_close(got, want, rtol=0, atol=0)
-    torch.testing.assert_close(off, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(off, plain, rtol=0, atol=0)
     assert not torch.allclose(got, off, atol=1e-4)
     other = Base.build(
         fitted.modality, base.codec, tiny.SETTINGS[fitted.modality], shape=tuple(base.config["shape"]), seed=5
@@ -135,6 +136,37 @@ def test_adapter_survives_the_disk_and_is_no_no_op(fitted, tmp_path):
     other.save(tmp_path / "other")
     with pytest.raises(InputError, match="belongs to another base"):
         Adapter.load(Base.load(tmp_path / "other"), tmp_path / "adapter")
+
+
+def at(adapter: Adapter, off: bool):
+    """The denoiser with its adapter on or off."""
+
+    def denoise(*args, **cond):
+        with lora.switched_off(adapter.layers if off else []):
+            return adapter.base.denoiser(*args, **cond)
+
+    return denoise
+
+
+def test_an_adapter_in_training_and_a_folded_one_are_one_function(fitted, tmp_path):
+    """peft's layers beside the weights, and W + (alpha / r) B A in their place: linear layers and convolutions."""
+    base, _ = fit_base(fitted.fit, settings=tiny.SETTINGS[fitted.modality], seed=0, device="cpu")
+    base.save(tmp_path / "base")
+    adapter, _ = fit_adapter(Base.load(tmp_path / "base"), fitted.fit, fitted.support, settings=tiny.ADAPT, seed=0)
+    adapter.save(tmp_path / "adapter")
+    by_peft, folded = (
+        Adapter.load(Base.load(tmp_path / "base"), tmp_path / "adapter", train=train) for train in (True, False)
+    )
+    assert len(by_peft.layers) == len(folded.layers) > 0 and by_peft.layers[0] is not folded.layers[0]
+    assert not any("lora" in name for name, _ in folded.base.net.named_parameters())
+    x, sigma, cond = small_input(fitted)
+    with torch.no_grad():  # the denoiser itself, without bf16
+        for off in (False, True, False):
+            want, got = (at(a, off)(x, sigma, **cond) for a in (by_peft, folded))
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert set(by_peft.parameters()) == set(folded.parameters())
+    for name, p in by_peft.parameters().items():
+        assert torch.equal(p, folded.parameters()[name])
 
 
 def test_torn_weights_are_refused(fitted, tmp_path):

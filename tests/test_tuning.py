@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from data.records import concat
 from generation.inpaint import generate
+from generation.model import Adapter, Base
 from generation.plan import plan
 from generation.training import draws, fit_adapter, fit_base
 from generation.tuning import as_it_was, error, preference, record_examples, tune
@@ -22,7 +25,11 @@ def adapted(modality: str):
     torch.set_num_threads(1)
     fit, support = tiny.make(modality)
     base, _ = fit_base(fit, settings=tiny.SETTINGS[modality], seed=0, device="cpu")
-    adapter, _ = fit_adapter(base, fit, support, settings=tiny.ADAPT, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        base.save(Path(folder) / "base")
+        base = Base.load(Path(folder) / "base")
+        fit_adapter(base, fit, support, settings=tiny.ADAPT, seed=0)[0].save(Path(folder) / "adapter")
+        adapter = Adapter.load(Base.load(Path(folder) / "base"), Path(folder) / "adapter", train=True)
     rows = plan(fit, support, tiny.folds(fit, support), count=16, seed=0, round_=1)
     made = concat(list(generate(adapter, fit, support, rows, **tiny.SAMPLING[modality])))
     made = made.take([bool(np.any(m)) for m in made.mask])
