@@ -20,7 +20,7 @@ from generation.fit import autocast
 from generation.model import Adapter, Base, pick_device
 
 SIGMAS = {"row": (0.15, 0.3, 0.6, 1.2, 2.4), "series": (0.3, 0.8), "image": (0.5,)}
-BATCH = {"row": 512, "series": 64, "image": 32}
+BATCH = {"row": 128, "series": 64, "image": 32}
 DRAWS = {"row": 2, "series": 2, "image": 1}  # antithetic pairs of noise
 CROPS = 256  # image crops held at once
 BLOCK = {"series": 8, "image": 4}  # side of the hidden blocks of the complementary gratings, in steps or latent cells

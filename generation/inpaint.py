@@ -1,4 +1,7 @@
-"""Guided masked sampling: real hosts edited where the plan says, one seed a record, its adapter-off twin beside."""
+"""Guided masked sampling: real hosts edited where the plan says, one seed a record, its adapter-off twin beside.
+
+Rows have no twin: their host is an anomaly, so that nothing could be told from one.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from generation.model import Adapter
 from generation.paste import generated_meta, paste_images, paste_series
 
 # records denoised at once; short batches are padded, so that a record does not depend on the others
-BATCH = {"image": 16, "series": 32, "row": 256}
+BATCH = {"image": 16, "series": 32, "row": 64}
 PART = {"image": 16, "series": 512, "row": 2048}  # records prepared, grouped by strength and yielded at once
 WHOLE = 0.5  # share of rows whose every cell is noised
 SLIGHT = (0.35, 0.4)  # strengths for them: noise of about 0.16 to 0.26 std where sigma_max is 20
@@ -48,7 +51,7 @@ def denoise_batch(
 ) -> tuple[Tensor, Tensor]:
     """(generated, control) x0 of one batch. start: what is noised (the host, or the host with an exemplar, `edit`).
 
-    Both faces start from the same noise; the control starts from the host itself.
+    Both faces start from the same noise; the control starts from the host itself. For rows it is `start`.
     """
     ceiling = getattr(adapter.base.denoiser, "sigma_max", sigma_max)  # what a pretrained schedule ends on
     sigmas = truncated(karras_sigmas(steps, min(sigma_max, ceiling)), strength)
@@ -64,8 +67,9 @@ def denoise_batch(
     steer = guided(base, adapter.denoise, scale)
     with adapter.jittered(seeds, kind_noise):
         made = sample(face(steer), (start if edit is None else edit) + eps, sigmas, sampler)
-    control = sample(face(base), start + eps, sigmas, sampler)
-    return made, control
+    if adapter.base.modality == "row":
+        return made, start
+    return made, sample(face(base), start + eps, sigmas, sampler)
 
 
 def denoise_all(
@@ -254,11 +258,11 @@ def row_chunk(
             strengths.append(float(rng.choice(np.linspace(*strength, 4))))
     cells = np.stack(cells)
     hole = cells[:, column].astype(np.float32)
-    made, control = denoise_all(
+    made, _ = denoise_all(
         adapter, plan, x, x * (1 - hole), hole, np.array(strengths), steps=steps, sampler=sampler, sigma_max=sigma_max,
         scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
-    values, twins = codec.decode(made, chosen, cells), codec.decode(control, chosen, cells)
+    values = codec.decode(made, chosen, cells)
     meta = generated_meta(
         plan,
         hosts,
@@ -270,7 +274,7 @@ def row_chunk(
         strength=strengths,
     )
     meta["host"], meta["group"] = list(chosen.meta["id"]), list(chosen.meta["group"])
-    return Records("row", meta, values, chosen.mask.copy(), hosts.schema, None, twins)
+    return Records("row", meta, values, chosen.mask.copy(), hosts.schema, None)
 
 
 GENERATE = {"image": image_chunk, "series": series_chunk, "row": row_chunk}
