@@ -6,11 +6,13 @@ nothing is downloaded.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import math
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +30,7 @@ STEP = 16  # sides are multiples of the largest stride: the network pads by a ru
 BATCH = 8  # images a pass, always: a kernel chosen by batch size would round differently
 MEMORY = 2 * 2**30  # bytes of features kept in memory
 SHARD = 256  # images a file of a kept cache
+FOLDER = "ODDSMITH_FEATURES"  # the environment's variable that names a folder for features to be kept in
 HALF = 65504.0  # the largest float16
 
 
@@ -137,6 +140,7 @@ class FeatureCache:
         from safetensors import SafetensorError, safe_open
 
         self.folder, self.files = Path(folder) if folder else None, {}
+        self._prune()
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
             try:
                 with safe_open(path, "pt") as file:
@@ -189,6 +193,16 @@ class FeatureCache:
         while self.held > self.limit and len(self.memory) > 1:
             self.held -= self.memory.popitem(last=False)[1].nbytes
 
+    def _prune(self) -> None:
+        """Removes the files longest untouched while the folder holds more than `limit` bytes."""
+        found = []
+        for file in self.folder.glob("*.safetensors") if self.folder else ():
+            with suppress(OSError):  # another process prunes too
+                found.append((file.stat().st_mtime, file.stat().st_size, file))
+        found.sort()
+        while sum(size for _, size, _ in found) > self.limit:
+            found.pop(0)[2].unlink(missing_ok=True)
+
     def flush(self) -> None:
         """Writes what is new to the folder, if there is one: one file, whole or not at all."""
         if not (self.folder and self.fresh):
@@ -208,7 +222,16 @@ class FeatureCache:
         self.fresh = {}
 
 
-CACHE = FeatureCache()  # of this process, shared by all detectors; `CACHE.attach(folder)` shares it between processes
+# of this process, shared by all detectors, and kept between processes in the folder that FOLDER names
+CACHE = FeatureCache(os.environ.get(FOLDER) or None)
+
+
+@atexit.register
+def keep() -> None:
+    """What is new, for the next process; without room for it that computes it again."""
+    with suppress(OSError):
+        CACHE.flush()
+
 
 
 def features_of(records: Records, shape: tuple[int, int], device: str, low: int = 0, high: int | None = None) -> dict:

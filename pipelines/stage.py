@@ -259,6 +259,8 @@ def environment(params: Settings, modality: str | None) -> None:
     cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     values = {"NO_ALBUMENTATIONS_UPDATE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
     values |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), cores)
+    if modality == "image":
+        values["ODDSMITH_FEATURES"] = ".cache/features"  # detection/features.py; pruned to 2 GiB
     if not hub_ids(getattr(params.fit, modality) if modality else None):
         values["HF_HUB_OFFLINE"] = "1"
     for name, value in values.items():

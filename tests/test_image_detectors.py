@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,24 @@ def test_score_maps_come_back_at_the_images_size():
 
 
 # cache
+
+
+def test_features_outlive_their_process_and_the_oldest_go_first(tmp_path):
+    import subprocess
+    import sys
+
+    code = ("import numpy as np; from detection.features import CACHE\n"
+            "x = np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8)\n"
+            "print(CACHE.computed if CACHE.features([x], (32, 32), 'cpu').any() and CACHE.computed else 'kept')")
+    env = {**os.environ, "ODDSMITH_FEATURES": str(tmp_path)}
+    said = [subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+            for _ in range(2)]  # fmt: skip
+    assert said == ["1\n", "kept\n"]
+    first = next(tmp_path.glob("*.safetensors"))
+    os.utime(first, (1, 1))
+    (tmp_path / "z.safetensors").write_bytes(first.read_bytes())
+    FeatureCache(tmp_path, limit=first.stat().st_size)
+    assert [f.name for f in tmp_path.iterdir()] == ["z.safetensors"]
 
 
 def test_an_image_is_computed_once_whatever_its_name_or_order():
