@@ -53,7 +53,13 @@ def spread_back(
 
 def scaled(codec: SeriesCodec, records: Records) -> list[np.ndarray]:
     """The records as float64 (T, C) of about unit spread; lengths may differ."""
-    return [codec.encode(records.take([i]))[0][0].T for i in range(len(records))]
+    lengths = np.array([len(x) for x in records.x])
+    out: list[np.ndarray] = [np.empty(0)] * len(records)
+    for length in np.unique(lengths):
+        index = np.flatnonzero(lengths == length)
+        for i, z in zip(index, codec.encode(records.take(index))[0]):
+            out[i] = z.T
+    return out
 
 
 def peaks(maps: list[np.ndarray]) -> np.ndarray:

@@ -74,10 +74,10 @@ def main(run: Run) -> dict:
         "detectors": {name: table for name, table in tables.items() if name not in arms},
         "test": {"records": len(test), "anomalies": int(test.meta["label"].sum()), "seeds": len(run.seeds)},
     }
-    with atomic_file(paths.metrics) as path:
-        path.write_text(json.dumps(result, indent=1) + "\n")
     with atomic_dir(paths.evaluation) as folder:
         (folder / "pr.csv").write_text("\n".join(lines) + "\n")
+    with atomic_file(paths.metrics) as path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
     return {"metric": metric, **{arm: f"{tables[arm][metric]['mean']:.3f}" for arm in ("real", "classical", "mixed")}}
 
 

@@ -40,13 +40,13 @@ def main(run: Run) -> dict:
             for name, (arm, kind, share) in jobs.items():
                 unit = f"{name}/seed{seed}"
                 bar.advance()
+                records = training_set(arm, fit, support, generated, kept, seed=seed)
+                counts[f"seed{seed}"][name] = int((records.meta["label"] == 1).sum())
                 if work.done(unit):
                     continue
-                records = training_set(arm, fit, support, generated, kept, seed=seed)
                 own = options.get(kind, {}) | ({"real_share": share} if share is not None and arm != "real" else {})
                 with work.unit(unit) as folder:
                     save(kinds[kind](**own).fit(records, seed=seed), folder)
-                counts[f"seed{seed}"][name] = int((records.meta["label"] == 1).sum())
         with work.unit("counts") as folder:
             (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True))
         work.assemble(paths.detectors)
