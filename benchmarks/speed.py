@@ -1,8 +1,9 @@
-"""Generation speed of every modality with the demo's settings: records a second, median and range over repeats.
+"""Speed of generation, judging and filtering of every modality with the demo's settings, median and range over repeats.
 
     python benchmarks/speed.py            # prints a table, writes benchmarks/results/speed.json
 
-A base and an adapter are trained for a few steps only: speed does not depend on how well they fit.
+Base, adapter and judges are trained for a few steps only: speed does not depend on how well they fit. Judging is by the
+cross-fitted detectors, images with their features cached; `likelihood`: with the denoiser's likelihood ratio too.
 """
 
 from __future__ import annotations
@@ -13,21 +14,43 @@ import statistics
 import time
 from pathlib import Path
 
-AIMS = {"image": 5, "series": 200, "row": 2000}  # records a second on two cores, 20 sampler steps
+# records a second on two cores
+AIMS = {"generate": {"image": 5, "series": 200, "row": 2000},  # at 20 sampler steps
+        "judge": {"image": 200, "series": 2000, "row": 50_000}}  # fmt: skip
+SHARE = 0.2  # most that judging and filtering may take of the time of generating
 COUNT = {"image": 64, "series": 512, "row": 4096}
 REPEATS = 3
 
 
+def rate(call, count: int) -> dict:
+    """Records a second of a call over `count` records: {"per_second": median, "low", "high"}."""
+    rates = []
+    for repeat in range(REPEATS):
+        began = time.monotonic()
+        call(repeat)
+        rates.append(count / (time.monotonic() - began))
+    return {"per_second": statistics.median(rates), "low": min(rates), "high": max(rates)}
+
+
 def measure(modality: str) -> dict:
-    """Records a second of `generate` over COUNT planned records, from plan to finished Records."""
+    """{"generate", "judge", "filter", ..} of COUNT planned records, from plan to verdicts."""
+    import pandas as pd
+
     from data import demo
+    from data.records import concat
     from data.split import split
+    from detection.gates import Gates
+    from detection.judge import cross_fit, judge_records, real_scores
+    from detection.likelihood import LikelihoodRatio
+    from detection.novelty import Duplicates
+    from detection.verdict import verdicts
     from generation.inpaint import generate
     from generation.model import pick_device
     from generation.plan import plan
     from generation.training import fit_adapter, fit_base
     from pipelines.adapt import sampling_of
     from pipelines.config import load_settings
+    from pipelines.filter import STEERING
 
     params = load_settings()
     raw, _ = demo.read(modality=modality)
@@ -41,7 +64,7 @@ def measure(modality: str) -> dict:
         calib_share=prepare.calib_share,
         window=prepare.series.window if modality == "series" else None,
     )
-    names = list(parts.support.meta["id"])
+    names, folds = list(parts.support.meta["id"]), parts.plan["folds"][0]
     support = parts.support.take([names.index(name) for name in parts.plan["supports"][0]])
     settings = {**params.fit.__getattribute__(modality).model_dump(), "steps": 8}
     if modality == "image":
@@ -50,31 +73,50 @@ def measure(modality: str) -> dict:
     device = pick_device(params.device)
     base, _ = fit_base(parts.fit, settings=settings, seed=0, device=device)
     adapter, _ = fit_adapter(base, parts.fit, support, settings=adapt, seed=0)
-    section = params.section("generate", modality)
-    rates = []
-    for repeat in range(REPEATS):
-        rows = plan(parts.fit, support, parts.plan["folds"][0], count=COUNT[modality], seed=repeat, round_=1)
-        began = time.monotonic()
-        made = sum(len(part) for part in generate(adapter, parts.fit, support, rows, **sampling_of(section)))
-        rates.append(made / (time.monotonic() - began))
-    return {
-        "per_second": statistics.median(rates),
-        "low": min(rates),
-        "high": max(rates),
-        "aim": AIMS[modality],
-        "steps": section.steps,
-        "device": device,
-    }
+    section, count = params.section("generate", modality), COUNT[modality]
+    kept: list = []
+
+    def make(repeat: int) -> None:
+        rows = plan(parts.fit, support, folds, count=count, seed=repeat, round_=1)
+        kept[:] = [concat(list(generate(adapter, parts.fit, support, rows, **sampling_of(section))))]
+
+    out = {"generate": rate(make, count), "steps": section.steps, "device": device}
+    options = params.section("crossfit", modality).model_dump(by_alias=True)
+    options.pop("likelihood")
+    made, fold = kept[0], kept[0].meta["fold"].to_numpy()
+    for name, ratios in (("judge", {}), ("likelihood", dict.fromkeys(set(folds.values()), LikelihoodRatio(adapter)))):
+        judges = list(cross_fit(parts.fit, support, parts.calib, folds, seed=0, options=options, ratios=ratios))
+        judge_records(judges, made, fold)  # features
+        out[name] = rate(lambda _, judges=judges: judge_records(judges, made, fold), count)
+        if not ratios:
+            scores, real = judge_records(judges, made, fold), real_scores(judges, support, folds)
+    limits = params.section("filter", modality).model_dump(by_alias=True)
+    limits = {key: value for key, value in limits.items() if key not in STEERING}
+    gates = Gates(concat([parts.fit, support]), support, base.codec)
+
+    def sift(_) -> None:
+        table = pd.concat([scores, gates.measure(made)], axis=1)
+        table["duplicate_of"] = Duplicates().of(made)
+        verdicts(made.meta, table, real, **limits)
+
+    out["filter"] = rate(sift, count)
+    spent = sum(1 / out[name]["per_second"] for name in ("judge", "filter"))
+    return out | {"share": spent * out["generate"]["per_second"]}
 
 
 def main() -> None:
-    results = {"cores": len(os.sched_getaffinity(0)), **{modality: measure(modality) for modality in AIMS}}
+    modalities = tuple(COUNT)
+    results = {"cores": len(os.sched_getaffinity(0)), **{modality: measure(modality) for modality in modalities}}
     target = Path(__file__).parent / "results" / "speed.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(results, indent=1) + "\n")
-    for modality in AIMS:
-        r = results[modality]
-        print(f"{modality:7s} {r['per_second']:8.1f}/s ({r['low']:.1f} to {r['high']:.1f}), aim {r['aim']}/s")
+    for modality in modalities:
+        found = results[modality]
+        for name in ("generate", "judge", "likelihood", "filter"):
+            r, aim = found[name], AIMS.get(name, {}).get(modality)
+            told = f", aim {aim}/s" if aim else ""
+            print(f"{modality:7s} {name:10s} {r['per_second']:9.1f}/s ({r['low']:.1f} to {r['high']:.1f}){told}")
+        print(f"{modality:7s} judging and filtering take {found['share']:.2f} of the time of generating, aim {SHARE}")
 
 
 if __name__ == "__main__":

