@@ -10,7 +10,7 @@ proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate
                   are "<set>@k5". gate: chosen, reference, accepted, gain, truly_helpful (whether on the real test split
                   the paired gain of the gate's best candidate with generations over its best one without has a mean
                   above 0, whatever the gate decided; it sees no test), seeds (each support's decision and gain).
-proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages"}}
+proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds"}}
 proof.md          the tables
 """
 
@@ -29,6 +29,7 @@ from pydantic import Field
 from data.errors import SettingsError, closest
 from pipelines.cell import Cell, run_cells, told
 from pipelines.explain import Model, read_yaml, validate
+from pipelines.work import ROOT as WORK
 from pipelines.work import atomic_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +78,26 @@ def entry(result: dict) -> tuple[dict, dict]:
     return {**arms, "gate": {name: gate.get(name) for name in GATE}}, about
 
 
-def update(proof: Proof, results: list[dict], folder: Path) -> tuple[dict, dict]:
+def rounds_of(home: Path) -> list[dict]:
+    """What became of a cell's rounds, means over supports: {"kept" (share), "shapes" and "spread" of the kept, "moved"
+    (how far the steering went from the round before), "stopped" (supports whose loop ended)}; home: its data set."""
+    from statistics import mean
+
+    from detection.steering import shift
+
+    out: list[dict] = []
+    before: dict = {}
+    for path in sorted(home.glob("r*/steer.json")):
+        now = json.loads(path.read_text())
+        found = {name: mean(own["diversity"][name] for own in now.values()) for name in ("kept", "shapes", "spread")}
+        moved = [shift(before[seed]["weights"], own["weights"]) for seed, own in now.items() if seed in before]
+        found |= {"moved": mean(moved) if moved else None, "stopped": sum(bool(own["stop"]) for own in now.values())}
+        out.append(found)
+        before = now
+    return out
+
+
+def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tuple[dict, dict]:
     """proof.json and proof_cells.json with the cells that are done put in; sets that are no more go."""
     both = []
     for file in ("proof.json", "proof_cells.json"):
@@ -86,6 +106,7 @@ def update(proof: Proof, results: list[dict], folder: Path) -> tuple[dict, dict]
     for result in results:
         if result["status"] == "done":
             parts = entry(result)
+            parts[1]["rounds"] = rounds_of(cells / result["cell"] / "tree" / "artifacts" / result["dataset"])
             for known, part in zip(both, parts):
                 known[title(result["dataset"], parts[1]["k"])] = part
     order = list(proof.sets)
@@ -97,8 +118,9 @@ def update(proof: Proof, results: list[dict], folder: Path) -> tuple[dict, dict]
 # command
 
 
-def write(proof: Proof, results: list[dict], folder: Path) -> None:
-    found, about = update(proof, results, folder)
+def write(proof: Proof, results: list[dict], root: Path) -> None:
+    folder = root / RESULTS
+    found, about = update(proof, results, folder, root / WORK / "cells")
     failed = [result for result in results if result["status"] != "done"]
     texts = {"proof.json": json.dumps(found, indent=1), "proof_cells.json": json.dumps(about, indent=1),
              "proof.md": tables(found, about, failed)}  # fmt: skip
@@ -116,10 +138,10 @@ def run(given: argparse.Namespace, root: Path) -> int:
     def report(result: dict) -> None:
         results.append(result)
         print(f"{len(results)}/{len(cells)} {told(result)}", flush=True)
-        write(proof, results, root / RESULTS)
+        write(proof, results, root)
 
     run_cells(cells, jobs=given.jobs, root=root, report=report)
-    write(proof, results, root / RESULTS)
+    write(proof, results, root)
     print(f"{root / RESULTS / 'proof.md'}: {sum(r['status'] == 'done' for r in results)} of {len(cells)} cells done")
     return int(any(result["status"] != "done" for result in results))
 

@@ -8,6 +8,11 @@ GATE = """*reference* is the gate's best candidate without generations; *gain on
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
 0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
 
+ROUNDS = """Means over supports, a round each. *Moved*: half the L1 distance between what one round's verdicts and the next
+one's say should be drawn, of 1; below the setting `settled` a support's loop stops. *Shapes*: the effective number of
+combinations of kind, size and severity among the kept; *spread*: the mean distance between kept edits, that between real
+anomalies being 1. *Stopped*: supports whose loop ended, settled or collapsed, at the latest in the last round."""
+
 
 def title(name: str, k: int) -> str:
     """The name of a cell in the tables."""
@@ -23,6 +28,7 @@ def tables(found: dict, about: dict, failed: list[dict]) -> str:
         "## The gate": f"{GATE}\n\n{gate_table(found)}",
         "## Labels": labels_table(found, about),
         "## Funnel": funnel_table(found, about),
+        "## Rounds": f"{ROUNDS}\n\n{rounds_table(about)}",
         "## Times": times_table(about),
     }
     if failed:
@@ -118,6 +124,22 @@ def funnel_table(found: dict, about: dict) -> str:
         fell = [own.get("reasons", {}).get(reason, 0) for reason in reasons]
         rows.append([name, own.get("generated", "–"), *fell, own.get("kept", "–")])
     return markdown(["set", "generated", *reasons, "kept"], rows)
+
+
+def rounds_table(about: dict) -> str:
+    """How the loop went on: whether it settles, and whether what is kept stays varied."""
+    rows = []
+    for name, told in about.items():
+        rounds = told.get("rounds") or []
+        if rounds:
+            series = {key: " → ".join(figure(r[key]) for r in rounds if r[key] is not None)
+                      for key in ("kept", "moved", "shapes", "spread")}  # fmt: skip
+            rows.append([name, *series.values(), rounds[-1]["stopped"]])
+    return markdown(["set", "kept share", "moved", "shapes", "spread", "stopped"], rows)
+
+
+def figure(value: float) -> str:
+    return f"{value:.1f}" if value >= 2 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def times_table(about: dict) -> str:

@@ -143,3 +143,23 @@ def test_labels_stand_side_by_side_and_a_bar_in_a_name_breaks_no_table(code):
 def test_times_add_up_rounds(code):
     about = {"a": {"stages": {"judge-r1@a": 1.4, "judge-r2@a": 2.0, "fit@a": 5.0}, "seconds": 8.4}}
     assert code.tables.times_table(about).splitlines()[-1] == "| a | 3 | 5 | 8 |"
+
+
+def test_rounds_tell_what_was_kept_how_far_the_steering_moved_and_who_stopped(code, tmp_path):
+    def seed(kept: float, weights: dict, stop: str = "") -> dict:
+        return {"diversity": {"kept": kept, "shapes": 4.0, "spread": 0.5}, "weights": weights, "stop": stop}
+
+    even, leaning = {"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0}  # shares .5 .5 and .75 .25: a quarter moved
+    for number, (one, other) in enumerate([(even, even), (leaning, even)], 1):
+        home = tmp_path / f"r{number}"
+        home.mkdir()
+        stop = "settled: .." if number == 2 else ""
+        told = {"seed0": seed(0.5, one), "seed1": seed(0.7, other, stop)}
+        (home / "steer.json").write_text(json.dumps(told))
+    rounds = code.proof.rounds_of(tmp_path)
+    assert [r["kept"] for r in rounds] == pytest.approx([0.6, 0.6])
+    assert rounds[0]["moved"] is None and rounds[1]["moved"] == pytest.approx(0.125)
+    assert [r["stopped"] for r in rounds] == [0, 1]
+    table = code.tables.rounds_table({"x": {"rounds": rounds}, "y": {"rounds": []}}).splitlines()
+    assert table[2:] == ["| x | 0.60 → 0.60 | 0.12 | 4.0 → 4.0 | 0.50 → 0.50 | 1 |"]
+    assert code.proof.rounds_of(tmp_path / "none") == []
