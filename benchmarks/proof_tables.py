@@ -7,11 +7,10 @@ MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % inter
 GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
 0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
-
-ROUNDS = """Means over supports, a round each. *Moved*: half the L1 distance between what one round's verdicts and the next
-one's say should be drawn, of 1; below the setting `settled` a support's loop stops. *Shapes*: the effective number of
-combinations of kind, size and severity among the kept; *spread*: the mean distance between kept edits, that between real
-anomalies being 1. *Stopped*: supports whose loop ended, settled or collapsed, at the latest in the last round."""
+ROUNDS = """Means over supports, a round each. *Moved*: half the L1 distance between what one round's verdicts and the
+next one's say should be drawn, of 1; below the setting `settled` a support's loop stops. *Shapes*: the effective number
+of combinations of kind, size and severity among the kept; *spread*: the mean distance between kept edits, that between
+real anomalies being 1. *Stopped*: supports whose loop ended, settled or collapsed, at the latest in the last round."""
 
 
 def title(name: str, k: int) -> str:
