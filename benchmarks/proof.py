@@ -1,6 +1,7 @@
 """The proof: every set of benchmarks/proof.yaml at every number of labels K, all arms, what the gate said and the test.
 
     python benchmarks/proof.py [--jobs N] [--only SET ...] [--k K ...]   # runs what is not done yet; again to go on
+    python benchmarks/proof.py --criteria [--only SET ...]               # K = 10, the filter's other criteria
     python benchmarks/proof.py --table                                   # runs nothing
 
 A cell is a set and a K, run by pipelines.cell in .work/cells/proof--<set>--k<K>/: done ones are not run again, a killed
@@ -11,6 +12,7 @@ proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate
                   the paired gain of the gate's best candidate with generations over its best one without has a mean
                   above 0, whatever the gate decided; it sees no test), seeds (each support's decision and gain).
 proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds"}}
+proof_criteria.json  {set: {criterion: {arm: {"mean", "low", "high", "values"}}}}, of the set's metric
 proof.md          the tables
 """
 
@@ -29,6 +31,7 @@ from pydantic import Field
 from data.errors import SettingsError, closest
 from pipelines.cell import Cell, run_cells, told
 from pipelines.explain import Model, read_yaml, validate
+from pipelines.overrides import settings_for
 from pipelines.work import ROOT as WORK
 from pipelines.work import atomic_file
 
@@ -61,6 +64,21 @@ def cells_of(proof: Proof, only: list[str] | None = None, budgets: list[int] | N
             if not only or name in only:
                 changes = {"prepare.seeds": proof.seeds, "prepare.support": k, **ALWAYS, **about.set}
                 out.append(Cell(f"proof--{name}--k{k}", name, about.params, changes))
+    return out
+
+
+def criteria_cells(proof: Proof, root: Path, only: list[str] | None = None) -> list[Cell]:
+    """The head's cells again, a criterion each; the gate, which chooses none of what is compared, on one support."""
+    from detection.verdict import CRITERIA
+
+    out = []
+    for cell in cells_of(proof, only, [HEAD]):
+        settings = settings_for(root / cell.params, cell.dataset, cell.set)
+        modality = settings["datasets"][cell.dataset]["modality"]
+        for name in CRITERIA:
+            if name != settings["filter"][modality]["criterion"] and (name != "likelihood" or modality != "image"):
+                changes = {**cell.set, "filter.*.criterion": name, "gate.*.supports": 1}
+                out.append(Cell(f"{cell.name}--{name}", cell.dataset, cell.params, changes))
     return out
 
 
@@ -115,15 +133,31 @@ def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tupl
     return {name: both[0][name] for name in names}, {name: about[name] for name in names}
 
 
+def update_criteria(proof: Proof, results: list[dict], folder: Path) -> dict:
+    """proof_criteria.json with the cells that are done put in."""
+    path = folder / "proof_criteria.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for result in results:
+        name = result["set"].get("filter.*.criterion")
+        if name and result["status"] == "done":
+            metric = result["metrics"]["gain"]["metric"]
+            own = {arm: result["metrics"]["arms"][arm][metric] for arm in ("generated", "dropped", "filtered")}
+            known.setdefault(result["dataset"], {})[name] = own
+    return {name: known[name] for name in proof.sets if name in known}
+
+
 # command
 
 
 def write(proof: Proof, results: list[dict], root: Path) -> None:
     folder = root / RESULTS
-    found, about = update(proof, results, folder, root / WORK / "cells")
+    usual = [result for result in results if "filter.*.criterion" not in result["set"]]
+    found, about = update(proof, usual, folder, root / WORK / "cells")
+    other = update_criteria(proof, results, folder)
     failed = [result for result in results if result["status"] != "done"]
     texts = {"proof.json": json.dumps(found, indent=1), "proof_cells.json": json.dumps(about, indent=1),
-             "proof.md": tables(found, about, failed)}  # fmt: skip
+             "proof_criteria.json": json.dumps(other, indent=1),
+             "proof.md": tables(found, about, failed, other)}  # fmt: skip
     for name, text in texts.items():
         with atomic_file(folder / name) as path:
             path.write_text(text.rstrip() + "\n", encoding="utf-8")
@@ -132,7 +166,10 @@ def write(proof: Proof, results: list[dict], root: Path) -> None:
 def run(given: argparse.Namespace, root: Path) -> int:
     """1 where a cell FAILED, else 0. Tables are written as cells come in."""
     proof = validate(Proof, read_yaml(root / FILE), where=f"{FILE}: ")
-    cells = [] if given.table else cells_of(proof, given.only, given.k)
+    if given.criteria:
+        cells = criteria_cells(proof, root, given.only)
+    else:
+        cells = [] if given.table else cells_of(proof, given.only, given.k)
     results: list[dict] = []
 
     def report(result: dict) -> None:
@@ -154,6 +191,7 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time; cores are shared out")
     parser.add_argument("--only", nargs="+", metavar="SET")
     parser.add_argument("--k", nargs="+", type=int, metavar="K")
+    parser.add_argument("--criteria", action="store_true", help="the filter's other criteria, at the head's K")
     parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args(argv)
     listen()

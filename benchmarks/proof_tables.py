@@ -7,6 +7,8 @@ MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % inter
 GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
 0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
+CRITERIA = """The whole loop with another criterion of the filter each: its filtered arm, and the paired gain over as
+many records dropped at random from the same generations."""
 ROUNDS = """Means over supports, a round each. *Moved*: half the L1 distance between what one round's verdicts and the
 next one's say should be drawn, of 1; below the setting `settled` a support's loop stops. *Shapes*: the effective number
 of combinations of kind, size and severity among the kept; *spread*: the mean distance between kept edits, that between
@@ -18,8 +20,9 @@ def title(name: str, k: int) -> str:
     return name if k == HEAD else f"{name}@k{k}"
 
 
-def tables(found: dict, about: dict, failed: list[dict]) -> str:
-    """proof.md. found: proof.json; about: proof_cells.json; failed: results of cells that FAILED."""
+def tables(found: dict, about: dict, failed: list[dict], criteria: dict | None = None) -> str:
+    """proof.md. found: proof.json; about: proof_cells.json; failed: results of cells that FAILED; criteria:
+    proof_criteria.json."""
     heads = {name: entry for name, entry in found.items() if about[name]["k"] == HEAD}
     parts = {
         "# The proof": f"{MADE}\n\n{aims(heads, about)}",
@@ -30,6 +33,8 @@ def tables(found: dict, about: dict, failed: list[dict]) -> str:
         "## Rounds": f"{ROUNDS}\n\n{rounds_table(about)}",
         "## Times": times_table(about),
     }
+    if criteria:
+        parts[f"## Criteria, K = {HEAD}"] = f"{CRITERIA}\n\n{criteria_table(criteria, heads, about)}"
     if failed:
         parts["## FAILED"] = "\n".join(f"- {result['cell']}: {result['error']}" for result in failed)
     return "\n\n".join(f"{head}\n\n{text}" for head, text in parts.items()) + "\n"
@@ -123,6 +128,17 @@ def funnel_table(found: dict, about: dict) -> str:
         fell = [own.get("reasons", {}).get(reason, 0) for reason in reasons]
         rows.append([name, own.get("generated", "–"), *fell, own.get("kept", "–")])
     return markdown(["set", "generated", *reasons, "kept"], rows)
+
+
+def criteria_table(criteria: dict, heads: dict, about: dict) -> str:
+    rows = []
+    for name, own in criteria.items():
+        metric = about[name]["metric"] if name in about else ""
+        usual = {"eap": {arm: heads[name][arm][metric] for arm in ("dropped", "filtered")}} if name in heads else {}
+        for criterion, arms in (usual | own).items():
+            gain = paired({arm: {metric: value} for arm, value in arms.items()}, "filtered", "dropped", metric)
+            rows.append([name, criterion, mean(arms["filtered"]), mean(arms["dropped"]), signed(gain)])
+    return markdown(["set", "criterion", "filtered", "dropped", "filtered - dropped"], rows)
 
 
 def rounds_table(about: dict) -> str:

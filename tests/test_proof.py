@@ -98,6 +98,28 @@ def test_cells_run_once_and_their_tables_grow_over_several_runs(code, tmp_path, 
     assert "2/2 proof--" in capsys.readouterr().out
 
 
+def test_the_other_criteria_are_cells_of_their_own_beside_the_usual_one(code, tmp_path, monkeypatch):
+    root = fakeloop.make_root(tmp_path, monkeypatch)
+    (root / "presets").mkdir()
+    (root / "params.yaml").rename(root / "presets" / "x.yaml")
+    (root / "benchmarks" / "results").mkdir(parents=True)
+    (root / "benchmarks" / "proof.yaml").write_text(yaml.safe_dump({"k": [10], "seeds": 3, "sets": SETS}))
+    cells = code.proof.criteria_cells(proof_of(code), root, ["cells"])
+    assert [c.name.split("--")[-1] for c in cells] == ["near", "plain", "hard", "likelihood", "typical"]
+    assert {c.set["gate.*.supports"] for c in cells} == {1} and {c.set["prepare.support"] for c in cells} == {10}
+    monkeypatch.setattr(code.proof, "criteria_cells", lambda *_: cells[:2])
+    assert code.proof.main(["--only", "cells", "--k", "10"], root) == 0
+    results = root / "benchmarks" / "results"
+    before = json.loads((results / "proof.json").read_text())
+    assert code.proof.main(["--criteria", "--only", "cells"], root) == 0
+    told = json.loads((results / "proof_criteria.json").read_text())
+    assert list(told) == ["cells"] and list(told["cells"]) == ["near", "plain"]
+    assert set(told["cells"]["near"]) == {"generated", "dropped", "filtered"}
+    assert json.loads((results / "proof.json").read_text()) == before
+    text = (results / "proof.md").read_text()
+    assert text.count("| cells | eap |") == text.count("| cells | near |") == 1
+
+
 # tables
 
 
