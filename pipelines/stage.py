@@ -222,26 +222,30 @@ def listen() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    between = shell(parent)  # one that stays between dvc and its command, as dash does, outlives dvc
     above = parent_of(parent)
-    if os.getppid() != parent or above is None:  # it died in between
-        os.kill(os.getpid(), signal.SIGTERM)
-    if shell(parent):  # one that stays between dvc and its command, as dash does, outlives dvc
+    if os.getppid() != parent or (between and (above is None or (above == 1 and "dvc" not in told_of(1, "cmdline")))):
+        os.kill(os.getpid(), signal.SIGTERM)  # it died in between
+    if between:
         threading.Thread(target=watch, args=(parent, above), daemon=True).start()
 
 
 def parent_of(pid: int) -> int | None:
     """The process that a process was started by, None where it is gone (Linux)."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
+    told = told_of(pid, "stat").rpartition(")")[2].split()
+    return int(told[1]) if told else None
 
 
 def shell(pid: int) -> bool:
+    return told_of(pid, "comm").strip() in ("sh", "dash", "bash", "zsh", "ksh", "fish", "busybox")
+
+
+def told_of(pid: int, what: str) -> str:
+    """What the kernel tells of a process, "" where it is gone."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() in ("sh", "dash", "bash", "zsh", "ksh", "fish", "busybox")
+        return Path(f"/proc/{pid}/{what}").read_text(errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 def watch(parent: int, above: int) -> None:

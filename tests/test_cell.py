@@ -240,7 +240,7 @@ def test_a_killed_run_leaves_nothing_running_and_goes_on(shell, tmp_path, monkey
     assert set(result["stages"]) == {"fit@cells", "evaluate@cells", "fidelity@cells"}
 
 
-def wait(found, seconds: float = 120.0) -> None:
+def wait(found, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "waited in vain"

@@ -160,7 +160,8 @@ def test_yaml_is_read_as_dvc_reads_it():
     """PyYAML alone takes 1e-4 for text, `no` for false and 2020-01-01 for a date."""
     from ruamel.yaml import YAML
 
-    text = "[1e-4, 1.0e-4, -2E3, no, on, true, 3, 3.5, .5, 10:30, '1', null, 0.5e1, 010, +3, 3., 0.1.2]"
+    text = "[1e-4, 1.0e-4, -2E3, no, on, true, 3, 3.5, .5, '1', null, 0.5e1, 010, +3, 3., 0.1.2]"
+    assert yaml.load("10:30", Loader) == YAML(typ="safe").load("10:30")  # dvc's parser refuses it within brackets
     assert yaml.load(text, Loader) == YAML(typ="safe").load(text)
     assert yaml.load("2020-01-01", Loader) == "2020-01-01"
 
