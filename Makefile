@@ -38,7 +38,7 @@ ablate: $(STAMP)
 
 test: $(STAMP)
 	ruff check .
-	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # what a run made, and what it needs to resume; the environment and DVC's cache stay
 clean:

@@ -17,7 +17,6 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
 if CHROMIUM is None:
     pytest.skip("no browser for the report's page: apt-get install chromium", allow_module_level=True)
-pytestmark = pytest.mark.xdist_group("browser")
 SECONDS = 2.0  # until 2,000 cards are usable
 
 

@@ -16,7 +16,6 @@ import yaml
 
 from data.records import read_store
 
-pytestmark = pytest.mark.xdist_group("loop")  # one worker, so that each loop runs once
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "image": {"fit": {"steps": 6, "batch": 8, "pool": 32, "size": 32, "widths": [16, 32]},

@@ -47,7 +47,6 @@ def test_every_template_is_json_and_the_page_names_no_address(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
-@pytest.mark.xdist_group("browser")
 def test_the_page_draws_a_line_a_group_without_a_request(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
     path, asked, said = page_of(tmp_path), [], []
