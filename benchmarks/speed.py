@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py            # prints a table, writes benchmarks/results/speed.json
 
-Base, adapter and judges are trained for a few steps only: speed does not depend on how well they fit. Judging is by the
+Base and adapter are trained for a few steps only: speed does not depend on how well they fit. Judging is by the
 cross-fitted detectors, images with their features cached; `likelihood`: with the denoiser's likelihood ratio too.
 """
 

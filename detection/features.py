@@ -125,7 +125,7 @@ class FeatureCache:
     """Features by content: an image seen before, under any name, is not computed again.
 
     folder: where `flush` keeps what is new as safetensors for other processes, None for memory alone. limit: bytes held
-    in memory; the longest unused go first.
+    in memory, and in the folder when it is attached; the longest unused, or oldest, go first.
     """
 
     def __init__(self, folder: Path | None = None, *, limit: int = MEMORY):

@@ -165,8 +165,7 @@ def train(
 def autocast(device: str, modality: str):
     """bf16 on a GPU, and for images on a CPU with units for it; else nothing.
 
-    With AVX512-BF16 alone a training step of a small UNet takes 0.69 of the time on 24 x 24 latents (0.24 against
-    0.35 s, two quiet cores) and 0.96 of it on 12 x 12.
+    With AVX512-BF16 alone that pays for large latents and wide networks; for the demo's small ones it changes little.
     """
     kind = device.split(":")[0]
     units = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16"))

@@ -119,8 +119,8 @@ def execute(call: Callable[[Run], dict | None], section: str, argv: list[str]) -
     argv = [a for a in argv if a != "--debug"]
     title = " ".join([section, *(a if a.isprintable() else repr(a) for a in argv)])
     began, modality = time.monotonic(), None
-    listen()
     try:
+        listen()
         run = parse(section, argv)
         modality = run.modality
         environment(run.params, run.modality)

@@ -27,7 +27,6 @@ SMALL = {
     "row": {"fit": {"steps": 10, "width": 32, "depth": 1}, "adapt": {"steps": 6}, "generate": {"count": 24, "steps": 3},
             "detector": {"forest": {"trees": 10}}},
 }  # fmt: skip
-DONE: dict[str, Path] = {}  # loops that ran
 NAMES = {"image": "textures", "series": "co2", "row": "cells"}
 ROUND = ("generate", "judge", "filter")
 STEPS = ("prepare", "fit", "adapt", "crossfit", *(f"{stage} 1" for stage in ROUND),
@@ -67,10 +66,7 @@ def run(step: str, name: str, folder: Path) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module", params=SMALL)
 def looped(request, tmp_path_factory) -> tuple[str, Path]:
     """(modality, folder) after every stage ran, each in a process of its own, the test split away until evaluate."""
-    modality = request.param
-    if modality in DONE:  # pytest may come back to a modality after another one
-        return modality, DONE[modality]
-    folder = tmp_path_factory.mktemp(modality)
+    modality, folder = request.param, tmp_path_factory.mktemp(request.param)
     (folder / "params.yaml").write_text(yaml.safe_dump(small_params(modality)))
     name = NAMES[modality]
     test, hidden = folder / "artifacts" / name / "test", folder / "hidden"
@@ -81,7 +77,6 @@ def looped(request, tmp_path_factory) -> tuple[str, Path]:
         assert done.returncode == 0, f"{step}: {done.stderr}"
         if step == "prepare":
             test.rename(hidden)  # nothing up to train can have read it
-    DONE[modality] = folder
     return modality, folder
 
 
