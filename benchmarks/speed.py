@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py            # prints a table, writes benchmarks/results/speed.json
 
-Base and adapter are trained for a few steps only: speed does not depend on how well they fit. Judging is by the
-cross-fitted detectors, images with their features cached; `likelihood`: with the denoiser's likelihood ratio too.
+Base and adapter are trained for a few steps only: speed does not depend on how well they fit. As the stages do, series
+and rows use every core by generating and judging parts of the records side by side (pipelines/pool.py). Judging is by
+the cross-fitted detectors, images with their features cached; `likelihood`: with the denoiser's likelihood ratio too.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def rate(call, count: int) -> dict:
 
 def measure(modality: str) -> dict:
     """{"generate", "judge", "filter", ..} of COUNT planned records, from plan to verdicts."""
+    import numpy as np
     import pandas as pd
 
     from data import demo
@@ -51,6 +53,8 @@ def measure(modality: str) -> dict:
     from pipelines.adapt import sampling_of
     from pipelines.config import load_settings
     from pipelines.filter import STEERING
+    from pipelines.pool import each
+    from pipelines.stage import cores
 
     params = load_settings()
     raw, _ = demo.read(modality=modality)
@@ -74,28 +78,43 @@ def measure(modality: str) -> dict:
     base, _ = fit_base(parts.fit, settings=settings, seed=0, device=device)
     adapter, _ = fit_adapter(base, parts.fit, support, settings=adapt, seed=0)
     section, count = params.section("generate", modality), COUNT[modality]
-    kept: list = []
+    jobs = 1 if modality == "image" or device != "cpu" else cores()
+
+    def side_by_side(call) -> None:
+        """call(indices) of as many parts of the records as run at a time."""
+        each(call, [np.arange(start, count, jobs) for start in range(jobs)], modality, jobs=jobs)
+
+    def planned(repeat: int):
+        return plan(parts.fit, support, folds, count=count, seed=repeat, round_=1)
+
+    def made_of(rows):
+        return concat(list(generate(adapter, parts.fit, support, rows, **sampling_of(section))))
 
     def make(repeat: int) -> None:
-        rows = plan(parts.fit, support, folds, count=count, seed=repeat, round_=1)
-        kept[:] = [concat(list(generate(adapter, parts.fit, support, rows, **sampling_of(section))))]
+        rows = planned(repeat)
+        side_by_side(lambda index: len(made_of(rows.iloc[index])))
 
     out = {"generate": rate(make, count), "steps": section.steps, "device": device}
     options = params.section("crossfit", modality).model_dump(by_alias=True)
     options.pop("likelihood")
-    made, fold = kept[0], kept[0].meta["fold"].to_numpy()
+    made = made_of(planned(0))
+    fold = made.meta["fold"].to_numpy()
     for name, ratios in (("judge", {}), ("likelihood", dict.fromkeys(set(folds.values()), LikelihoodRatio(adapter)))):
         judges = list(cross_fit(parts.fit, support, parts.calib, folds, seed=0, options=options, ratios=ratios))
-        judge_records(judges, made, fold)  # features
-        out[name] = rate(lambda _, judges=judges: judge_records(judges, made, fold), count)
+        scores = judge_records(judges, made, fold)  # and the features of images
+
+        def judge(index, judges=judges) -> int:
+            return len(judge_records(judges, made.take(index), fold[index]))
+
+        out[name] = rate(lambda _, judge=judge: side_by_side(judge), count)
         if not ratios:
-            scores, real = judge_records(judges, made, fold), real_scores(judges, support, folds)
+            found, real = scores, real_scores(judges, support, folds)
     limits = params.section("filter", modality).model_dump(by_alias=True)
     limits = {key: value for key, value in limits.items() if key not in STEERING}
     gates = Gates(concat([parts.fit, support]), support, base.codec)
 
     def sift(_) -> None:
-        table = pd.concat([scores, gates.measure(made)], axis=1)
+        table = pd.concat([found, gates.measure(made)], axis=1)
         table["duplicate_of"] = Duplicates().of(made)
         verdicts(made.meta, table, real, **limits)
 

@@ -23,6 +23,7 @@ JUDGES = {
     "row": {"unsupervised": "knn", "supervised": "forest"},
 }
 LIKELIHOOD = "likelihood"  # the third role
+TOGETHER = 64  # maps smoothed at once
 ROLES = ("supervised", "unsupervised", LIKELIHOOD)
 
 
@@ -88,16 +89,21 @@ def peaks(records: Records, maps, masks) -> np.ndarray:
     """(N,) the largest lightly smoothed value of each map, within the mask grown by two elements where one is given."""
     if records.modality == "row":
         return np.asarray(maps, dtype=float)
-    from scipy.ndimage import binary_dilation, uniform_filter
+    from scipy.ndimage import binary_dilation, generate_binary_structure, uniform_filter
 
     out = np.empty(len(records))
+    shapes: dict[tuple, list[int]] = {}
     for i, m in enumerate(maps):
-        smooth = uniform_filter(np.asarray(m, dtype=float), 3)
-        if masks is not None:
-            where = masks[i] if records.modality == "image" else masks[i].any(1)
-            where = binary_dilation(where, iterations=2)
-            smooth = smooth[where] if where.any() else smooth[:0]
-        out[i] = smooth.max() if smooth.size else -np.inf
+        shapes.setdefault(np.shape(m), []).append(i)
+    for shape, index in shapes.items():
+        near = generate_binary_structure(len(shape), 1)[None]
+        for low in range(0, len(index), TOGETHER):
+            some = index[low : low + TOGETHER]
+            smooth = uniform_filter(np.stack([maps[i] for i in some]).astype(float), (1, *[3] * len(shape)))
+            if masks is not None:
+                where = np.stack([masks[i] if records.modality == "image" else masks[i].any(1) for i in some])
+                smooth[~binary_dilation(where, near, iterations=2)] = -np.inf
+            out[some] = smooth.reshape(len(some), -1).max(1, initial=-np.inf)
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -14,6 +16,7 @@ from detection.rows import normals_of, training_weights, weights_of
 WIDTH = 24  # most steps of a sub-window, unless set
 DILATIONS = (1, 2, 4, 8)
 TAPS = 9  # steps of a kernel
+TOGETHER = 32  # records of a stack
 PARTS = 9  # statistics of a channel in a sub-window
 HIGH = 3  # taps of weight 2, the others have -1: each kernel sums to zero (sec. 3.2, arXiv:2012.08791)
 
@@ -32,23 +35,24 @@ def positions(length: int, width: int, stride: int) -> np.ndarray:
 
 
 def cut(z: np.ndarray, at: np.ndarray, width: int) -> np.ndarray:
-    """Sub-windows (S, width * C) of z (T, C); one shorter than `width` is lengthened by its last value."""
-    if len(z) < width:
-        z = np.pad(z, ((0, width - len(z)), (0, 0)), mode="edge")
-    return sliding_window_view(z, width, axis=0)[at].transpose(0, 2, 1).reshape(len(at), -1)
+    """Sub-windows (.., S, width * C) of z (.., T, C); one shorter than `width` is lengthened by its last value."""
+    if (lack := width - z.shape[-2]) > 0:
+        z = np.concatenate([z, *[z[..., -1:, :]] * lack], axis=-2)
+    found = np.moveaxis(sliding_window_view(z, width, axis=-2)[..., at, :, :], -1, -2)  # (.., S, width, C)
+    return found.reshape(*z.shape[:-2], len(at), -1)
 
 
 def spread_back(
     values: np.ndarray, at: np.ndarray, width: int, length: int, weight: np.ndarray | None = None
 ) -> np.ndarray:
-    """Per timestamp (length,) float32 the mean of the values of the sub-windows covering it, weighted by
+    """Per timestamp (.., length) float32 the mean of the values (.., S) of the sub-windows covering it, weighted by
     `weight` (width,) where the timestamp lies in them. Every timestamp must be covered."""
     weight = np.ones(width) if weight is None else weight
-    total, count = np.zeros(length + width), np.zeros(length + width)
-    for value, first in zip(values, at):
-        total[first : first + width] += value * weight
+    total, count = np.zeros((*values.shape[:-1], length + width)), np.zeros(length + width)
+    for j, first in enumerate(at):
+        total[..., first : first + width] += values[..., j, None] * weight
         count[first : first + width] += weight
-    return (total[:length] / count[:length]).astype(np.float32)
+    return (total[..., :length] / count[:length]).astype(np.float32)
 
 
 def scaled(codec: SeriesCodec, records: Records) -> list[np.ndarray]:
@@ -60,6 +64,17 @@ def scaled(codec: SeriesCodec, records: Records) -> list[np.ndarray]:
         for i, z in zip(index, codec.encode(records.take(index))[0]):
             out[i] = z.T
     return out
+
+
+def stacks(windows: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(numbers, (n, T, C)) of windows of one length, at most TOGETHER at once: what is computed of a stack is computed
+    of each of it alone, only with less overhead."""
+    lengths = np.array([len(z) for z in windows])
+    for length in np.unique(lengths):
+        index = np.flatnonzero(lengths == length)
+        for low in range(0, len(index), TOGETHER):
+            some = index[low : low + TOGETHER]
+            yield some, np.stack([windows[i] for i in some])
 
 
 def peaks(maps: list[np.ndarray]) -> np.ndarray:
@@ -88,7 +103,7 @@ def principal(bank: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def residual(rows: np.ndarray, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """What of rows (S, D) lies outside the subspace."""
+    """What of rows (.., S, D) lies outside the subspace."""
     centred = rows - mean
     return centred - (centred @ basis) @ basis.T
 
@@ -113,11 +128,13 @@ class PCAResidual:
 
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(T,) float32 per record, in units of a channel's spread."""
-        maps = []
-        for z in scaled(self.codec, records):
-            at = positions(len(z), self.width, 1)
+        windows = scaled(self.codec, records)
+        maps: list[np.ndarray] = [np.empty(0)] * len(windows)
+        for index, z in stacks(windows):
+            at = positions(z.shape[1], self.width, 1)
             outside = residual(cut(z, at, self.width), self.mean, self.basis)
-            maps.append(spread_back(np.sqrt((outside**2).mean(1)), at, self.width, len(z)))
+            for i, found in zip(index, spread_back(np.sqrt((outside**2).mean(-1)), at, self.width, z.shape[1])):
+                maps[i] = found
         return maps
 
     def score(self, records: Records) -> np.ndarray:
@@ -153,22 +170,25 @@ class SubsequenceKNN:
         return self
 
     def _distances(self, rows: np.ndarray) -> np.ndarray:
-        """(S,) from rows (S, D): candidates by |a|^2 - 2ab + |b|^2, then their exact distances."""
+        """(n, S) from rows (n, S, D): candidates by |a|^2 - 2ab + |b|^2, then their exact distances."""
         rows = rows.astype(np.float32)
         k = min(self.options["k"], len(self.bank))
         near = min(k + 3, len(self.bank))
         rough = (self.bank**2).sum(1) - 2 * (rows @ self.bank.T)
-        found = np.argpartition(rough, near - 1, axis=1)[:, :near] if near < len(self.bank) else np.tile(
-            np.arange(near), (len(rows), 1))  # fmt: skip
-        exact = np.stack([((self.bank[found[:, j]] - rows) ** 2).mean(1) for j in range(near)], axis=1)
-        return np.sqrt(np.sort(exact, axis=1)[:, k - 1])
+        found = np.argpartition(rough, near - 1, axis=-1)[..., :near] if near < len(self.bank) else np.broadcast_to(
+            np.arange(near), (*rows.shape[:2], near))  # fmt: skip
+        exact = np.stack([((self.bank[found[..., j]] - rows) ** 2).mean(-1) for j in range(near)], axis=-1)
+        return np.sqrt(np.sort(exact, axis=-1)[..., k - 1])
 
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(T,) float32 per record, in units of a channel's spread."""
-        maps = []
-        for z in scaled(self.codec, records):
-            at = positions(len(z), self.width, max(1, self.width // 8))
-            maps.append(spread_back(self._distances(cut(z, at, self.width)), at, self.width, len(z)))
+        windows = scaled(self.codec, records)
+        maps: list[np.ndarray] = [np.empty(0)] * len(windows)
+        for index, z in stacks(windows):
+            at = positions(z.shape[1], self.width, max(1, self.width // 8))
+            distances = self._distances(cut(z, at, self.width))
+            for i, found in zip(index, spread_back(distances, at, self.width, z.shape[1])):
+                maps[i] = found
         return maps
 
     def score(self, records: Records) -> np.ndarray:
@@ -205,13 +225,13 @@ def draw_kernels(channels: int, count: int, seed: int) -> np.ndarray:
 
 
 def convolve(z: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """Responses (T, dilations * count) of z (T, C), its ends lengthened by their values."""
-    reach = TAPS // 2
+    """Responses (.., T, dilations * count) of z (.., T, C), its ends lengthened by their values."""
+    reach, length = TAPS // 2, z.shape[-2]
     out = []
     for dilation, weights in zip(DILATIONS, kernels):
-        step = np.arange(len(z))[:, None] + dilation * np.arange(-reach, reach + 1)
-        out.append(z[np.clip(step, 0, len(z) - 1)].reshape(len(z), -1) @ weights)
-    return np.concatenate(out, axis=1)
+        step = np.arange(length)[:, None] + dilation * np.arange(-reach, reach + 1)
+        out.append(z[..., np.clip(step, 0, length - 1), :].reshape(*z.shape[:-1], -1) @ weights)
+    return np.concatenate(out, axis=-1)
 
 
 class ConvForest:
@@ -279,40 +299,51 @@ class ConvForest:
         kept = np.setdiff1d(np.arange(len(label)), dropped)
         label, owner, place = label[kept], owner[kept], place[kept]
         parts = []
-        for i in np.unique(owner):
-            z = scaled(self.codec, records.take([i]))[0]
-            parts.append(self._features(z)[place[owner == i]])
+        owners = np.unique(owner)
+        for low in range(0, len(owners), TOGETHER):  # all features at once would not fit
+            some = owners[low : low + TOGETHER]
+            every = self._every(scaled(self.codec, records.take(some)))
+            parts += [features[place[owner == i]] for i, features in zip(some, every)]
         return np.concatenate(parts), label, owner
+
+    def _every(self, windows: list[np.ndarray]) -> list[np.ndarray]:
+        """The features (S, F) of each window."""
+        out: list[np.ndarray] = [np.empty(0)] * len(windows)
+        for index, z in stacks(windows):
+            for i, features in zip(index, self._features(z)):
+                out[i] = features
+        return out
 
     def _positions(self, length: int) -> np.ndarray:
         return positions(length, self.width, max(1, self.width // 4))
 
     def _features(self, z: np.ndarray) -> np.ndarray:
-        """(S, F) float32 of one record z (T, C); a window alone, so that a batch cannot change a bit."""
-        at, width = self._positions(len(z)), self.width
-        sub = cut(z, at, width).reshape(len(at), width, -1)  # (S, w, C)
-        jump = np.abs(np.diff(sub, axis=1))
+        """(n, S, F) float32 of windows z (n, T, C), each by itself: a batch cannot change a bit."""
+        at, width = self._positions(z.shape[1]), self.width
+        rows = cut(z, at, width)  # (n, S, w * C)
+        sub = rows.reshape(*rows.shape[:2], width, -1)
+        jump = np.abs(np.diff(sub, axis=2))
         time = np.linspace(-1, 1, width)
-        outside = residual(sub.reshape(len(at), -1), self.mean, self.basis).reshape(sub.shape)
-        mean = sub.mean(1)
-        slope = np.einsum("swc,w->sc", sub, time) / (time**2).sum()
-        distance, shift = np.sqrt((outside**2).mean(1)), mean - np.median(z, axis=0)
-        parts = [mean, sub.std(1), sub.min(1), sub.max(1), slope, jump.mean(1), jump.max(1), shift, distance]
+        outside = residual(rows, self.mean, self.basis).reshape(sub.shape)
+        mean = sub.mean(2)
+        slope = (sub * time[:, None]).sum(2) / (time**2).sum()
+        distance, shift = np.sqrt((outside**2).mean(2)), mean - np.median(z, axis=1, keepdims=True)
+        parts = [mean, sub.std(2), sub.min(2), sub.max(2), slope, jump.mean(2), jump.max(2), shift, distance]
         assert len(parts) == PARTS
         size = [np.abs(part) for part in parts]
-        across = [part.max(1) for part in size] + [part.mean(1) for part in size]
-        response = convolve(z, self.kernels)  # (T, K)
-        inside = cut(response, at, width).reshape(len(at), width, -1)
-        pooled = [inside.max(1), (inside > self.bias).mean(1)]
-        columns = [*parts[:-1], *pooled, parts[-1], np.stack(across, axis=1)]
-        return np.concatenate(columns, axis=1).astype(np.float32)
+        across = [part.max(2) for part in size] + [part.mean(2) for part in size]
+        response = convolve(z, self.kernels)  # (n, T, K)
+        inside = cut(response, at, width).reshape(*rows.shape[:2], width, -1)
+        pooled = [inside.max(2), (inside > self.bias).mean(2)]
+        columns = [*parts[:-1], *pooled, parts[-1], np.stack(across, axis=2)]
+        return np.concatenate(columns, axis=2).astype(np.float32)
 
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(T,) float32 per record; a sub-window counts most at its middle."""
         if not len(records):
             return []
         windows = scaled(self.codec, records)
-        parts = [self._features(z) for z in windows]
+        parts = self._every(windows)
         ends = np.cumsum([len(part) for part in parts])[:-1]
         chance = np.split(self.trees.mean(np.concatenate(parts)), ends)
         weight = 1.0 + np.minimum(np.arange(self.width), np.arange(self.width)[::-1])

@@ -5,7 +5,10 @@ Reads base/, records/fit, records/support, splits.json. Writes adapters/seed<k>/
 
 from __future__ import annotations
 
+import json
+
 from pipelines.fit import write_losses
+from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
 
 
@@ -24,11 +27,11 @@ def main(run: Run) -> dict:
     paths, device = run.paths, pick_device(run.params.device)
     fit, pool = read_store(paths.records / "fit"), read_store(paths.records / "support")
     sampling = neutral(sampling_of(run.params.section("generate", run.modality)))
-    chosen = []
     with run.work(paths.base, paths.records, paths.splits, also=sampling) as work:
-        for seed in run.seeds:
+
+        def adapt(seed: int) -> None:
             if work.done(f"seed{seed}"):
-                continue
+                return
             support = support_of(run, seed, pool)
             label = f"adapt {run.dataset} seed {seed}"
             with work.unit(f"seed{seed}") as folder, progress(settings["steps"], label) as bar:
@@ -47,9 +50,11 @@ def main(run: Run) -> dict:
                 )
                 adapter.save(folder, contrast=measured)
                 write_losses(folder / "loss.csv", losses)
-                chosen.append(adapter.scales)
+
+        each(adapt, run.seeds, f"adapt {run.dataset}", jobs=run.jobs)
         work.assemble(paths.adapters, [f"seed{seed}" for seed in run.seeds])
-    return {"adapters": len(run.seeds), "scales": str(chosen[-1]) if chosen else "kept"}
+    scales = json.loads((paths.adapters / f"seed{run.seeds[-1]}" / "config.json").read_text())["scales"]
+    return {"adapters": len(run.seeds), "scales": str(scales)}
 
 
 def neutral(sampling: dict) -> dict:

@@ -13,11 +13,14 @@ import shutil
 from pathlib import Path
 
 from pipelines.adapt import support_of
-from pipelines.stage import Run, progress, stage
+from pipelines.pool import each
+from pipelines.stage import Run, stage
 from pipelines.work import Work
 
 
 def main(run: Run) -> dict:
+    import pandas as pd
+
     from data.records import read_store
     from detection.judge import LIKELIHOOD, cross_fit, real_scores
     from detection.likelihood import LikelihoodRatio
@@ -27,13 +30,13 @@ def main(run: Run) -> dict:
     fit, pool, calib = (read_store(paths.records / name) for name in ("fit", "support", "calib"))
     training = {name: run.params.section(name, run.modality).model_dump(by_alias=True) for name in ("fit", "adapt")}
     own = options.pop(LIKELIHOOD)
-    median = []
     with run.work(paths.records, paths.splits, also=training if own else None) as work:
-        for seed in progress(run.seeds, f"crossfit {run.dataset}"):
+
+        def judges_of(seed: int) -> None:
             if work.done(f"seed{seed}"):
-                continue
+                return
             support, folds = support_of(run, seed, pool), run.plan["folds"][seed]
-            models = fold_models(run, work, fit, support, folds, training, seed) if own else {}
+            models = adapters_of(run, work, fit, support, folds, training["adapt"], seed) if own else {}
             ratios = {fold: LikelihoodRatio(adapter) for fold, (_, adapter) in models.items()}
             judges = list(cross_fit(fit, support, calib, folds, seed=seed, options=options, ratios=ratios))
             with work.unit(f"seed{seed}") as folder:
@@ -49,35 +52,60 @@ def main(run: Run) -> dict:
                     reference = {role: values.tolist() for role, values in judge.reference.items()}
                     (home / "reference.json").write_text(json.dumps(reference))
                     (home / "seen.json").write_text(json.dumps(judge.seen))
-                table = real_scores(judges, support, folds)
-                table.to_parquet(folder / "real.parquet")
-                median.append(float(table["fused"].median()))
+                real_scores(judges, support, folds).to_parquet(folder / "real.parquet")
+
+        if own:
+            fit_bases(run, work, fit, pool, training["fit"])
+        each(judges_of, run.seeds, f"crossfit {run.dataset}", jobs=run.jobs)
         work.assemble(paths.judges, [f"seed{seed}" for seed in run.seeds])
-    return {"real anomalies' median percentile": f"{sum(median) / len(median):.3f}" if median else "kept"}
+    median = [pd.read_parquet(paths.judges / f"seed{seed}" / "real.parquet")["fused"].median() for seed in run.seeds]
+    return {"real anomalies' median percentile": f"{sum(median) / len(median):.3f}"}
 
 
-def fold_models(run: Run, work: Work, fit, support, folds: dict[str, int], training: dict, seed: int) -> dict:
-    """{fold: (folder of a base, adapter on it)}, both fitted on the records outside the fold alone.
+def fit_bases(run: Run, work: Work, fit, pool, settings: dict) -> None:
+    """A base on the normals outside each fold of each seed; seeds whose folds hold the same normals share one."""
+    from detection.judge import outside
+    from generation.model import pick_device
+    from generation.training import fit_base
 
-    A base is shared by the seeds whose folds hold the same normals.
-    """
+    wanted = {}
+    for seed in run.seeds:
+        folds = run.plan["folds"][seed]
+        for fold in folds_of(support_of(run, seed, pool), folds):
+            normals = outside(fit, folds, fold)
+            wanted.setdefault(base_name(normals), normals)
+    device = pick_device(run.params.device)
+
+    def base_of(name: str) -> None:
+        if not work.done(name):
+            base, _ = fit_base(wanted[name], settings=settings, seed=0, device=device, folder=work.scratch(name))
+            with work.unit(name) as folder:
+                base.save(folder / "base")
+
+    left = [name for name in wanted if not all(work.done(f"seed{seed}") for seed in run.seeds)]
+    each(base_of, left, f"crossfit {run.dataset}, bases", jobs=run.jobs)
+
+
+def adapters_of(run: Run, work: Work, fit, support, folds: dict[str, int], settings: dict, seed: int) -> dict:
+    """{fold: (folder of its base, adapter on it)}, fitted on the records outside the fold alone."""
     from detection.judge import outside
     from generation.model import Base, pick_device
-    from generation.training import fit_adapter, fit_base
+    from generation.training import fit_adapter
 
     found, device = {}, pick_device(run.params.device)
-    for fold in sorted({folds[i] for i in support.meta["id"]}):
+    for fold in folds_of(support, folds):
         normals, odd = (outside(part, folds, fold) for part in (fit, support))
-        name = hashlib.sha256("\n".join(sorted(normals.meta["id"])).encode()).hexdigest()[:12]
-        home = work.scratch(f"base-{name}")
-        if not work.done(f"base-{name}"):
-            base, _ = fit_base(normals, settings=training["fit"], seed=0, device=device, folder=home)
-            with work.unit(f"base-{name}") as folder:
-                base.save(folder / "base")
-        stored = work.path(f"base-{name}") / "base"
-        adapter, _ = fit_adapter(Base.load(stored, device), normals, odd, settings=training["adapt"], seed=seed)
-        found[fold] = stored, adapter
+        stored = work.path(base_name(normals)) / "base"
+        found[fold] = stored, fit_adapter(Base.load(stored, device), normals, odd, settings=settings, seed=seed)[0]
     return found
+
+
+def folds_of(support, folds: dict[str, int]) -> list[int]:
+    return sorted({folds[i] for i in support.meta["id"]})
+
+
+def base_name(normals) -> str:
+    return "base-" + hashlib.sha256("\n".join(sorted(normals.meta["id"])).encode()).hexdigest()[:12]
 
 
 def load_judges(folder: Path, device: str = "auto") -> list:

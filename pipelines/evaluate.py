@@ -11,6 +11,7 @@ import json
 from collections import Counter
 
 from pipelines.config import ROUNDS
+from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
 from pipelines.work import atomic_dir, atomic_file
 
@@ -31,37 +32,42 @@ def main(run: Run) -> dict:
     test, calib = read_store(paths.test), read_store(paths.records / "calib")
     calib = calib.take(np.unique(np.linspace(0, len(calib) - 1, REFERENCE[modality]).astype(int)))
     said, gated = json.loads(paths.gate.read_text()), gate_names(run)
-    values: dict[str, list[dict]] = {}
-    lines = ["arm,recall,precision"]
     arms = [name for name in (*ARMS, SHUFFLED) if (paths.detectors / name).is_dir()]
     names = list(dict.fromkeys((*arms, *EXTRA[modality], *gated.values())))
     fuse = settings.likelihood or any(said[side]["fuse"] for side in gated)
-    with progress(len(run.seeds) * (len(names) + 2 * fuse), f"evaluate {run.dataset}") as bar:
 
-        def note(name: str, maps, seed: int) -> None:
-            values.setdefault(name, []).append(measure(test, maps))
+    def of_seed(seed: int) -> tuple[dict[str, dict], list[str]]:
+        """({detector: its measures}, lines of pr.csv, for the first seed)."""
+        found, lines, maps = {}, [], {}
+
+        def note(name: str, scores) -> None:
+            found[name] = measure(test, scores)
             if seed == 0:
-                points = curve(*pooled(test, maps))
+                points = curve(*pooled(test, scores))
                 lines.extend(f"{name},{recall:.3f},{precision:.5f}" for recall, precision in points)
-            bar.advance()
 
-        for seed in run.seeds:
-            maps = {}
+        with progress(len(names), f"evaluate {run.dataset} seed {seed}") as bar:
             for name in names:
                 detector = load(paths.detectors / name / f"seed{seed}")
                 maps[name] = detector.score_map(test), detector.score_map(calib) if fuse else None
                 if not name.startswith("gate-"):
-                    note(name, maps[name][0], seed)
-            ratio = ratio_maps(run, seed, test, calib) if fuse else None
+                    note(name, maps[name][0])
+                bar.advance()
+        ratio = ratio_maps(run, seed, test, calib) if fuse else None
 
-            def with_ratio(name: str, maps=maps, ratio=ratio):
-                return fused([maps[name][0], ratio[0]], [maps[name][1], ratio[1]], modality)
+        def with_ratio(name: str):
+            return fused([maps[name][0], ratio[0]], [maps[name][1], ratio[1]], modality)
 
-            if fuse:
-                note("likelihood_ratio", ratio[0], seed)
-                note("fused", with_ratio("mixed"), seed)
-            for side, name in gated.items():
-                note(f"gate_{side}", with_ratio(name) if said[side]["fuse"] else maps[name][0], seed)
+        if fuse:
+            note("likelihood_ratio", ratio[0])
+            note("fused", with_ratio("mixed"))
+        for side, name in gated.items():
+            note(f"gate_{side}", with_ratio(name) if said[side]["fuse"] else maps[name][0])
+        return found, lines
+
+    by_seed = each(of_seed, run.seeds, f"evaluate {run.dataset}", jobs=run.jobs)
+    values = {name: [found[name] for found, _ in by_seed] for name in by_seed[0][0]}
+    lines = ["arm,recall,precision", *by_seed[0][1]]
     tables = {name: {m: interval([v[m] for v in own]) for m in own[0]} for name, own in values.items()}
     metric = GAIN[modality]
     gain = paired(*([v[metric] for v in values[arm]] for arm in ("mixed", "classical")))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 
 from pipelines.config import ROUNDS
-from pipelines.stage import Paths, Run, progress, stage
+from pipelines.pool import each
+from pipelines.stage import Paths, Run, stage
 from pipelines.work import atomic_file
 
 SIDES = ("kept", "generated")
@@ -22,10 +23,14 @@ def main(run: Run) -> dict:
     paths = run.paths
     fit, real = read_store(paths.records / "fit"), read_store(paths.records / "support").where(label=1)
     options = {"reference": fit, "device": run.params.device, "most": run.settings.most}
-    told: dict[str, list[dict]] = {side: [] for side in SIDES}
-    for seed in progress(run.seeds, f"fidelity {run.dataset}", len(run.seeds)):
-        for side in SIDES:
-            told[side].append(fidelity(real, together(paths, side, seed, like=real), **options))
+    units = [(seed, side) for seed in run.seeds for side in SIDES]
+
+    def one(unit: tuple[int, str]) -> dict:
+        seed, side = unit
+        return fidelity(real, together(paths, side, seed, like=real), **options)
+
+    found = dict(zip(units, each(one, units, f"fidelity {run.dataset}", jobs=run.jobs)))
+    told = {side: [found[seed, side] for seed in run.seeds] for side in SIDES}
     means = {side: {"all": mean([t["all"] for t in told[side]]), "kinds": kinds(told[side])} for side in SIDES}
     seeds = [{side: told[side][seed]["all"] for side in SIDES} for seed in run.seeds]
     with atomic_file(paths.folder / "fidelity.json") as path:

@@ -13,7 +13,8 @@ import json
 from pipelines.adapt import neutral, sampling_of, support_of
 from pipelines.config import ROUNDS
 from pipelines.crossfit import load_judges
-from pipelines.stage import Run, progress, stage
+from pipelines.pool import each
+from pipelines.stage import Run, stage
 from pipelines.work import atomic_file
 
 METRIC = "ap"
@@ -39,12 +40,16 @@ def main(run: Run) -> dict:
     seeds = run.seeds[: settings.supports]
     jobs = [(s, f) for s in seeds for f in sorted({run.plan["folds"][s][i] for i in run.plan["supports"][s]})]
     with run.work(*inputs, also=sections) as work:
-        for seed, fold in progress(jobs, f"gate {run.dataset}"):
+
+        def one(job: tuple[int, int]) -> None:
+            seed, fold = job
             unit = f"seed{seed}-fold{fold}"
             if not work.done(unit):
                 table = measure(run, choices, fit, support_of(run, seed, pool), calib, seed, fold, sections)
                 with work.unit(unit) as folder:
                     table.to_parquet(folder / "values.parquet")
+
+        each(one, jobs, f"gate {run.dataset}", jobs=run.jobs)
         tables = [pd.read_parquet(work.path(f"seed{s}-fold{f}") / "values.parquet") for s, f in jobs]
 
         def said(parts: list) -> dict:

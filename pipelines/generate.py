@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from pipelines.adapt import sampling_of, support_of
+from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
 from pipelines.work import atomic_dir, manifest
 
@@ -31,45 +33,48 @@ def main(run: Run) -> dict:
     adapters, steer = paths.adapters_of(run.round), steering(run)
     before = [paths.round(run.round - 1) / "steer.json"] if run.round > 1 else []
     inputs = [paths.base, adapters, paths.records, paths.splits, *before]
-    size, made, spent, total = SHARD[run.modality], 0, 0.0, 0
-    with run.work(*inputs) as work, progress(count * len(run.seeds), f"generate {run.dataset} r{run.round}") as bar:
-        units = {}
-        for seed in run.seeds:
-            told = steer.get(f"seed{seed}", {})
-            starts = [] if told.get("stop") else list(range(0, count, size))
-            units[seed] = [f"seed{seed}/part{start:06d}" for start in starts]
-            total += count if starts else 0
-            adapter = None
-            for start, unit in zip(starts, units[seed]):
-                if work.done(unit):
-                    bar.advance(min(size, count - start))
-                    continue
-                if adapter is None:
-                    base = Base.load(paths.base, pick_device(run.params.device))
-                    adapter = Adapter.load(base, adapters / f"seed{seed}")
-                    support = support_of(run, seed, pool)
-                    tag = hashlib.sha256(json.dumps(manifest(adapters / f"seed{seed}")).encode()).hexdigest()[:12]
-                    rows = plan(
-                        fit, support, run.plan["folds"][seed], count=count, seed=seed, round_=run.round,
-                        steer=told.get("weights"),
-                    )  # fmt: skip
+    size, began, title = SHARD[run.modality], time.monotonic(), f"generate {run.dataset} r{run.round}"
+    starts = {seed: [] if steer.get(f"seed{seed}", {}).get("stop") else range(0, count, size) for seed in run.seeds}
+    units = {(seed, start): f"seed{seed}/part{start:06d}" for seed in run.seeds for start in starts[seed]}
+    with run.work(*inputs) as work:
 
-                def chunks(start=start, adapter=adapter, support=support, rows=rows, tag=tag):
-                    for part in generate(adapter, fit, support, rows.iloc[start : start + size], **sampling):
-                        part.meta["round"], part.meta["generator"] = run.round, f"diffusion-{tag}"
-                        bar.advance(len(part))
-                        yield part
+        @lru_cache(1)  # a seed's units come one after another
+        def tools(seed: int) -> tuple:
+            adapter = Adapter.load(Base.load(paths.base, pick_device(run.params.device)), adapters / f"seed{seed}")
+            tag = hashlib.sha256(json.dumps(manifest(adapters / f"seed{seed}")).encode()).hexdigest()[:12]
+            support = support_of(run, seed, pool)
+            rows = plan(
+                fit, support, run.plan["folds"][seed], count=count, seed=seed, round_=run.round,
+                steer=steer.get(f"seed{seed}", {}).get("weights"),
+            )  # fmt: skip
+            return adapter, support, rows, tag
 
-                began = time.monotonic()
-                with work.unit(unit) as folder:
-                    write_store(folder / "store", chunks())
-                spent, made = spent + time.monotonic() - began, made + min(size, count - start)
+        def part(unit: tuple[int, int]) -> int:
+            if work.done(units[unit]):
+                return 0
+            seed, start = unit
+            adapter, support, rows, tag = tools(seed)
+            rows = rows.iloc[start : start + size]
+
+            def chunks(bar):
+                for made in generate(adapter, fit, support, rows, **sampling):
+                    made.meta["round"], made.meta["generator"] = run.round, f"diffusion-{tag}"
+                    bar.advance(len(made))
+                    yield made
+
+            with work.unit(units[unit]) as folder, progress(len(rows), f"{title} seed {seed}") as bar:
+                write_store(folder / "store", chunks(bar))
+            return len(rows)
+
+        made = sum(each(part, list(units), title, jobs=run.jobs, size=lambda unit: min(size, count - unit[1])))
+        spent = time.monotonic() - began
         with atomic_dir(paths.round(run.round) / "generated") as out:
             for seed in run.seeds:
-                stores = [work.path(unit) / "store" for unit in units[seed]] or [empty_of(run, seed)]
+                stores = [work.path(units[seed, start]) / "store" for start in starts[seed]] or [empty_of(run, seed)]
                 parts = (part for store in stores for part in iter_store(store))
-                write_store(out / f"seed{seed}", parts if units[seed] else (next(parts).take([]),))
-    return {"generated": total, "rate": f"{made / spent:.1f}/s" if spent else "kept"}
+                write_store(out / f"seed{seed}", parts if starts[seed] else (next(parts).take([]),))
+    total = sum(count for seed in run.seeds if starts[seed])
+    return {"generated": total, "rate": f"{made / spent:.1f}/s" if made else "kept"}
 
 
 def steering(run: Run) -> dict:

@@ -11,7 +11,8 @@ import time
 
 from pipelines.adapt import support_of
 from pipelines.crossfit import load_judges
-from pipelines.stage import Run, progress, stage
+from pipelines.pool import each
+from pipelines.stage import Run, stage
 from pipelines.work import atomic_dir
 
 
@@ -27,12 +28,12 @@ def main(run: Run) -> dict:
     paths, home = run.paths, run.paths.round(run.round)
     fit, pool = read_store(paths.records / "fit"), read_store(paths.records / "support")
     codec = CODECS[run.modality].fit(fit)
-    count, began, folds = 0, time.monotonic(), 0
-    with atomic_dir(home / "scores") as out, progress(len(run.seeds), f"judge {run.dataset} r{run.round}") as bar:
-        for seed in run.seeds:
+    with atomic_dir(home / "scores") as out:
+
+        def judge(seed: int) -> int:
             judges = load_judges(paths.judges / f"seed{seed}", run.params.device)
             support, seen, tables = support_of(run, seed, pool), Duplicates(), []
-            gates, folds = Gates(concat([fit, support]), support, codec), len(judges)
+            gates = Gates(concat([fit, support]), support, codec)
             for before in range(1, run.round):
                 for part in iter_store(paths.round(before) / "kept" / f"seed{seed}"):
                     seen.of(part)
@@ -42,10 +43,13 @@ def main(run: Run) -> dict:
                 table.insert(0, "id", list(part.meta["id"]))
                 table["duplicate_of"] = seen.of(part)
                 tables.append(table)
-                count += len(part)
-            pd.concat(tables, ignore_index=True).to_parquet(out / f"seed{seed}.parquet")
-            bar.advance()
-    return {"judged": count, "rate": f"{count / (time.monotonic() - began):.0f}/s", "folds": folds}
+            table = pd.concat(tables, ignore_index=True)
+            table.to_parquet(out / f"seed{seed}.parquet")
+            return len(table)
+
+        began = time.monotonic()
+        count = sum(each(judge, run.seeds, f"judge {run.dataset} r{run.round}", jobs=run.jobs))
+    return {"judged": count, "rate": f"{count / (time.monotonic() - began):.0f}/s"}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Stage publish: the training set as a Hub data set; a dry run unless publish.enabled is true.
 
 Reads artifacts/<dataset>/ (training, records/calib, test, adapters, gate.json, audit.json, r<r>/verdicts) and
-metrics/<dataset>.json. Writes .work/publish/<dataset>/, the folder as it goes to the Hub, and the receipt
-reports/publish-<dataset>.json. It works when asked for by name (`dvc repro publish`): in a plain `dvc repro` it says so
-and ends.
+metrics/<dataset>.json, of every data set or of one that is named. Writes .work/publish/<dataset>/, the folder as it
+goes to the Hub, and the receipt reports/publish/<dataset>.json. It works when asked for by name (`dvc repro publish`):
+in a plain `dvc repro` it says so and ends.
 """
 
 from __future__ import annotations
@@ -20,43 +20,54 @@ if TYPE_CHECKING:
     from pipelines.stage import Run
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-STAGE = re.compile(r"(.*:)?publish(@.*)?")  # how dvc's command line names this stage
+STAGE = re.compile(r"(.*:)?publish")  # how dvc's command line names this stage
 PLACEHOLDER = "OWNER/NAME"
+RECEIPTS = Path("reports/publish")
 
 
 def main(run: Run) -> dict:
+    from pipelines.work import human
+
+    receipts = [publish(run, name) for name in ([run.dataset] if run.dataset else run.params.datasets)]
+    said = {"data sets": len(receipts), "files": sum(len(r["files"]) for r in receipts),
+            "size": human(sum(r["size"] for r in receipts))}  # fmt: skip
+    if not run.settings.enabled:
+        return {"dry run": "nothing was sent (publish.enabled: false)"} | said
+    return said | {"changed": sum(len(r["changed"]) for r in receipts)}
+
+
+def publish(run: Run, name: str) -> dict:
+    """The receipt of one data set, written once all of it is where it should be."""
     from data.hub import folder, licences
     from pipelines import facts
-    from pipelines.work import ROOT, atomic_dir, human
+    from pipelines.stage import Paths
+    from pipelines.work import ROOT, atomic_dir
 
-    settings, name, home = run.settings, run.dataset, run.paths.folder
-    repo = target(run.params, name)
+    settings, paths, modality = run.settings, Paths(name), run.params.datasets[name].modality
+    home, repo = paths.folder, target(run.params, name)
     licence = licences.check(licence_of(settings.licence, name), f"data set '{name}'", setting="publish.licence",
                              permission=settings.permission)  # fmt: skip
     bases = []
-    for model, given in facts.bases(run.params, run.modality, settings.base_licence, licences.BASES):
+    for model, given in facts.bases(run.params, modality, settings.base_licence, licences.BASES):
         found = licences.check(given, f"base model '{model}'", setting="publish.base_licence",
                                permission=settings.permission)  # fmt: skip
         bases.append({"name": model, "licence": found.name, "asks": found.asks})
-    told = facts.gather(name, run.modality, run.params, home, run.paths.metrics)
+    told = facts.gather(name, modality, run.params, home, paths.metrics)
     told |= {"repo": repo or PLACEHOLDER, "named": bool(repo), "bases": bases}
     check_audit(told["audit"], home, needed=settings.enabled)
-    stores = {"train": home / "training", "validation": run.paths.records / "calib", "test": run.paths.test}
+    stores = {"train": home / "training", "validation": paths.records / "calib", "test": paths.test}
     place = ROOT / "publish" / name
     with atomic_dir(place) as made:
         files = folder.build(made, stores, facts.ledgers(home), facts=told, licence=licence, own=own_texts(),
-                             adapters=run.paths.adapters if settings.adapters else None)  # fmt: skip
-    total = sum(size for size, _ in files.values())
+                             adapters=paths.adapters if settings.adapters else None)  # fmt: skip
     tell_plan(repo, settings.private, licence.name, files, place)
     receipt = {"dataset": name, "repo": repo, "private": settings.private, "licence": licence.name, "commit": None,
-               "dry_run": not settings.enabled,
+               "dry_run": not settings.enabled, "size": sum(size for size, _ in files.values()),
                "files": {file: digest for file, (_, digest) in files.items()}}  # fmt: skip
     if settings.enabled:
         receipt |= send(place, repo, private=settings.private)
     keep(name, receipt)
-    if not settings.enabled:
-        return {"dry run": "nothing was sent (publish.enabled: false)", "files": len(files), "size": human(total)}
-    return {"repo": repo, "commit": receipt["commit"], "changed": len(receipt["changed"])}
+    return receipt
 
 
 def target(params: Settings, name: str) -> str:
@@ -139,7 +150,7 @@ def keep(name: str, receipt: dict) -> None:
 
 
 def receipt_of(name: str) -> Path:
-    return Path("reports") / f"publish-{name}.json"
+    return RECEIPTS / f"{name}.json"
 
 
 def asked() -> bool:
@@ -166,7 +177,5 @@ if __name__ == "__main__":
         os.environ.setdefault("HF_HUB_OFFLINE", "0")  # else a stage that names no hub id is kept from the network
         stage(main, section="publish")
     else:
-        for dataset in sys.argv[1:2]:
-            if not receipt_of(dataset).exists():
-                keep(dataset, {"dataset": dataset, "commit": None, "dry_run": True, "files": {}})
-            print(f"publish {dataset}: not asked for by name, nothing done; dvc repro publish", flush=True)
+        RECEIPTS.mkdir(parents=True, exist_ok=True)
+        print("publish: not asked for by name, nothing done; dvc repro publish", flush=True)

@@ -25,7 +25,8 @@ from pipelines.config import ROUNDS, Model, Settings, load_settings
 from pipelines.work import FULL, ROOT, Work, fingerprint, human
 
 WITH_ROUND = ("tune", "generate", "judge", "filter")
-OVER_ALL = ("report",)  # stages of all data sets together
+OVER_ALL = ("report", "publish")  # stages of all data sets together
+OR_ONE = ("publish",)  # of them, those that also take the name of one
 CODE = ("data", "generation", "detection")
 LOCK_SECONDS = 600.0  # how long a second run waits; ODDSMITH_LOCK_SECONDS overrides it
 LINE_SECONDS = 20.0  # between progress lines where there is no terminal
@@ -98,6 +99,16 @@ class Run:
         """Numbers of the supports that were drawn."""
         return range(len(self.plan["supports"]))
 
+    @property
+    def jobs(self) -> int:
+        """Units of this stage that run side by side: as many as there are cores for series and rows on a CPU, whose
+        small networks and trees use one each; one where there is a GPU, or where convolutions use every core."""
+        from generation.model import pick_device
+
+        if self.modality == "image" or pick_device(self.params.device) != "cpu":
+            return 1
+        return int(os.environ.get("OMP_NUM_THREADS") or cores())
+
     def work(self, *inputs: Path, also: Any = None) -> Work:
         """Resumable units of this stage, void when settings, inputs or code change. also: further settings in use."""
         here = Path(__file__).resolve().parent
@@ -142,7 +153,9 @@ def execute(call: Callable[[Run], dict | None], section: str, argv: list[str]) -
 
 def parse(section: str, argv: list[str]) -> Run:
     """The run that argv asks for; SettingsError where it does not fit the stage or params.yaml."""
-    names = [] if section in OVER_ALL else ["dataset", "round"] if section in WITH_ROUND else ["dataset"]
+    names = ["dataset", "round"] if section in WITH_ROUND else ["dataset"]
+    if section in OVER_ALL and not (section in OR_ONE and argv):
+        names = []
     if len(argv) != len(names):
         usage = " ".join([f"python -m pipelines.{section}", *(f"<{name}>" for name in names)])
         raise SettingsError(f"arguments must be: {usage}, got {len(argv)} of {len(names)}")
@@ -181,8 +194,9 @@ def diagnose(error: BaseException, command: str, modality: str | None = None) ->
     if isinstance(error, FileNotFoundError) and error.filename:
         return 3, f"{error.filename}: must be there; run dvc repro, or mend the path in params.yaml"
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-    return 1, f"unexpected {type(error).__name__}: {error}{place}; set ODDSMITH_DEBUG=1 for the traceback"
+    place = f"{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
+    place = getattr(error, "place", place)  # of one that another process met
+    return 1, f"unexpected {type(error).__name__}: {error} at {place}; set ODDSMITH_DEBUG=1 for the traceback"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -258,11 +272,15 @@ def watch(parent: int, above: int) -> None:
 # surroundings
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(params: Settings, modality: str | None) -> None:
     """Set what libraries read on import: no telemetry, no network unless the settings name a hub id, our CPU cores."""
-    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     values = {"NO_ALBUMENTATIONS_UPDATE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    values |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), cores)
+    values |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(cores()))
     if modality == "image":
         values["ODDSMITH_FEATURES"] = ".cache/features"  # detection/features.py; pruned to 2 GiB
     if not hub_ids(getattr(params.fit, modality) if modality else None):
@@ -329,11 +347,15 @@ def duration(seconds: float) -> str:
 class Progress:
     """How far a loop is: a bar on a terminal, elsewhere a line every LINE_SECONDS.
 
-    Iterate it, or use it as a context.
+    Iterate it, or use it as a context. One within another is told in the bar of the outer one. threaded: False where
+    the process forks while it runs: no thread redraws the bar, `to` does.
     """
 
-    def __init__(self, items: Iterable | int, label: str, total: int | None = None):
-        self.items, self.label = items, label
+    running: Progress | None = None  # the innermost of this process
+    forked = False  # its bar, if there is one, is another process's
+
+    def __init__(self, items: Iterable | int, label: str, total: int | None = None, *, threaded: bool = True):
+        self.items, self.label, self.threaded = items, label, threaded
         self.total = items if isinstance(items, int) else total
         if self.total is None and hasattr(items, "__len__"):
             self.total = len(items)
@@ -342,19 +364,22 @@ class Progress:
     def __enter__(self) -> Progress:
         self.began = self.told = time.monotonic()
         self.first = self.count
-        if sys.stderr.isatty():
+        self.terminal = sys.stderr.isatty()
+        self.outer, Progress.running = Progress.running, self
+        if self.terminal and not self.outer and not Progress.forked:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
                        TimeRemainingColumn())
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=self.threaded)
             self.bar.start()
             self.task = self.bar.add_task(self.label, total=self.total)
         return self
 
     def __exit__(self, *_) -> None:
+        Progress.running = self.outer
         if self.bar:
             self.bar.stop()
 
@@ -372,8 +397,11 @@ class Progress:
         self.count, self.note = count, note or self.note
         now = time.monotonic()
         if self.bar:
-            self.bar.update(self.task, completed=count, description=f"{self.label} {self.note}".strip())
-        elif now - self.told >= LINE_SECONDS:
+            self.bar.update(self.task, completed=count, description=f"{self.label} {self.note}".strip(),
+                            refresh=not self.threaded)  # fmt: skip
+        elif self.outer and self.outer.bar:
+            self.outer.to(self.outer.count, self.line(now - self.began))
+        elif not self.terminal and now - self.told >= LINE_SECONDS:
             self.told = now
             tell(self.line(now - self.began))
 

@@ -8,10 +8,12 @@ gate-reference are the gate's two candidates, where they are none of the arms.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 from pipelines.adapt import support_of
 from pipelines.config import ROUNDS
-from pipelines.stage import Run, progress, stage
+from pipelines.pool import each
+from pipelines.stage import Run, stage
 
 
 def main(run: Run) -> dict:
@@ -29,28 +31,34 @@ def main(run: Run) -> dict:
     jobs |= {name: ("real", name, None) for name in EXTRA[run.modality]}
     jobs |= {name: (c["arm"], c["detector"], c["weight"]) for name, c in extra_candidates(run).items()}
     inputs = [paths.records, paths.splits, paths.gate, *(h / part for h in homes for part in ("generated", "kept"))]
-    counts: dict[str, dict] = {}
-    with run.work(*inputs) as work, progress(len(jobs) * len(run.seeds), f"train {run.dataset}") as bar:
-        for seed in run.seeds:
-            support = support_of(run, seed, pool)
-            generated, kept = (
-                concat([read_store(home / part / f"seed{seed}") for home in homes]) for part in ("generated", "kept")
-            )
-            counts[f"seed{seed}"] = {"support": len(support), "generated": len(generated), "kept": len(kept)}
-            for name, (arm, kind, share) in jobs.items():
-                unit = f"{name}/seed{seed}"
-                bar.advance()
-                records = training_set(arm, fit, support, generated, kept, seed=seed)
-                counts[f"seed{seed}"][name] = int((records.meta["label"] == 1).sum())
-                if work.done(unit):
-                    continue
+    with run.work(*inputs) as work:
+
+        @lru_cache(1)  # a seed's units come one after another
+        def parts_of(seed: int) -> dict:
+            made = {part: [read_store(home / part / f"seed{seed}") for home in homes] for part in ("generated", "kept")}
+            return {"support": support_of(run, seed, pool)} | {part: concat(stores) for part, stores in made.items()}
+
+        def one(unit: tuple[int, str]) -> dict[str, int]:
+            """The number of anomalies that a detector is trained on, and of those it could be."""
+            seed, name = unit
+            arm, kind, share = jobs[name]
+            parts = parts_of(seed)
+            records = training_set(arm, fit, *parts.values(), seed=seed)
+            if not work.done(f"{name}/seed{seed}"):
                 own = options.get(kind, {}) | ({"real_share": share} if share is not None and arm != "real" else {})
-                with work.unit(unit) as folder:
+                with work.unit(f"{name}/seed{seed}") as folder:
                     save(kinds[kind](**own).fit(records, seed=seed), folder)
+            given = {part: len(parts[part]) for part in ("support", "kept")}
+            return given | {name: int((records.meta["label"] == 1).sum())}
+
+        units = [(seed, name) for seed in run.seeds for name in jobs]
+        counts: dict[str, dict] = {f"seed{seed}": {} for seed in run.seeds}
+        for (seed, _), found in zip(units, each(one, units, f"train {run.dataset}", jobs=run.jobs)):
+            counts[f"seed{seed}"] |= found
         with work.unit("counts") as folder:
             (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True))
         work.assemble(paths.detectors)
-    return {"detectors": len(jobs) * len(run.seeds)}
+    return {"detectors": len(units)}
 
 
 def gate_names(run: Run) -> dict[str, str]:

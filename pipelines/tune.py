@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pipelines.adapt import support_of
 from pipelines.fit import write_losses
+from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
 
 
@@ -22,12 +23,12 @@ def main(run: Run) -> dict:
     paths, device, number = run.paths, pick_device(run.params.device), run.round - 1
     before, home = paths.adapters_of(number), paths.round(number)
     fit, pool = read_store(paths.records / "fit"), read_store(paths.records / "support")
-    tuned = 0
     inputs = [paths.base, paths.records, paths.splits, before, home / "generated", home / "verdicts"]
     with run.work(*inputs) as work:
-        for seed in run.seeds:
+
+        def one(seed: int) -> bool:
             if work.done(f"seed{seed}"):
-                continue
+                return False
             made = read_store(home / "generated" / f"seed{seed}")
             keep = pd.read_parquet(home / "verdicts" / f"seed{seed}.parquet", columns=["keep"])["keep"].to_numpy(bool)
             label = f"tune {run.dataset} r{run.round} seed {seed}"
@@ -39,9 +40,11 @@ def main(run: Run) -> dict:
                 )  # fmt: skip
                 adapter.save(folder, contrast=adapter.config.get("contrast", {}))
                 write_losses(folder / "loss.csv", losses)
-                tuned += bool(losses)
+            return bool(losses)
+
+        tuned = each(one, run.seeds, f"tune {run.dataset} r{run.round}", jobs=run.jobs)
         work.assemble(paths.adapters_of(run.round), [f"seed{seed}" for seed in run.seeds])
-    return {"adapters": len(run.seeds), "tuned": tuned}
+    return {"adapters": len(run.seeds), "tuned": sum(tuned)}
 
 
 if __name__ == "__main__":

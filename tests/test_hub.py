@@ -359,7 +359,7 @@ def test_features_are_typed_and_the_same_files_come_as_a_snapshot(loaded):
     assert (told["row"]["amount"], told["row"]["count"], told["row"]["shop"]) == (
         "Value('float64')", "Value('int64')", "Value('string')")  # fmt: skip
     for modality, name in published.NAMES.items():
-        receipt = json.loads((root / "reports" / f"publish-{name}.json").read_text())
+        receipt = json.loads((root / "reports" / "publish" / f"{name}.json").read_text())
         snapshot = {file: digest for file, digest in found[modality]["snapshot"].items() if file != ".gitattributes"}
         assert receipt["files"] == snapshot and receipt["repo"] == f"me/{name}" and not receipt["dry_run"]
         assert re.fullmatch("[0-9a-f]{40}", receipt["commit"]) and receipt["private"] is True
@@ -392,7 +392,7 @@ def test_a_dry_run_tells_repository_files_sizes_and_card_and_sends_nothing(stage
     assert "repo     me/claims, private, licence cc-by-4.0" in out and "  # claims" in out
     assert re.search(r"files    8, [\d.]+ kB, in \.work/publish/claims", out)
     assert re.search(r"[\d.]+ kB  data/train-00000-of-00003\.parquet", out)
-    receipt = json.loads(Path("reports/publish-claims.json").read_text())
+    receipt = json.loads(Path("reports/publish/claims.json").read_text())
     assert receipt["dry_run"] is True and receipt["commit"] is None
     assert receipt["files"] == {n: d for n, (_, d) in folder.listed(Path(".work/publish/claims")).items()}
 
@@ -511,7 +511,7 @@ def test_a_publish_that_is_killed_goes_on_where_it_was_makes_one_commit_and_hide
         assert done.returncode == 0, done.stderr
         sent = {path.rsplit("/", 1)[1] for method, path in hub.log if method == "PUT"}
         assert ours(hub) == 1 and len(sent) == 3 and not sent & there
-        assert held(hub).keys() == json.loads((root / "reports" / "publish-tiles.json").read_text())["files"].keys()
+        assert held(hub).keys() == json.loads((root / "reports" / "publish" / "tiles.json").read_text())["files"].keys()
     texts = [f.read_bytes() for f in root.rglob("*") if f.is_file()] + [(done.stdout + done.stderr).encode()]
     assert b"private, licence cc-by-4.0" in texts[-1] and not [text for text in texts if TOKEN.encode() in text]
 
@@ -528,21 +528,21 @@ def test_dvc_publishes_when_asked_by_name_and_not_in_a_plain_repro(tmp_path):
 
     from pipelines.explain import Loader
 
-    root = published.place(tmp_path, "row")
+    root = published.place(tmp_path, "row", "series")
     publishes = yaml.load((ROOT / "dvc.yaml").read_text(), Loader)["stages"]["publish"]
-    publishes["do"]["cmd"] = publishes["do"]["cmd"].replace("python", sys.executable)
-    publishes["do"]["deps"] = [d for d in publishes["do"]["deps"] if d.startswith("metrics")]
+    publishes["cmd"] = publishes["cmd"].replace("python", sys.executable)
+    publishes["deps"] = [d for d in publishes["deps"] if d.startswith("metrics")]
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"publish": publishes}}))
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     plain = dvc(root, "repro")
-    assert "publish claims: not asked for by name, nothing done; dvc repro publish" in plain and "card" not in plain
-    receipt = root / "reports" / "publish-claims.json"
-    assert json.loads(receipt.read_text())["files"] == {} and not (root / ".work" / "publish").exists()
+    assert "publish: not asked for by name, nothing done; dvc repro publish" in plain and "card" not in plain
+    receipts = [root / "reports" / "publish" / f"{published.NAMES[m]}.json" for m in ("row", "series")]
+    assert not receipts[0].exists() and not (root / ".work" / "publish").exists()
     for _ in range(2):  # always changed: asked twice, told twice
         told = dvc(root, "repro", "publish")
-        assert "dry run" in told and "data/train-00000-of-00003.parquet" in told
-    kept = receipt.read_bytes()
-    assert len(json.loads(kept)["files"]) == 8
+        assert "dry run" in told and "data/train-00000-of-00003.parquet" in told and "data sets 2" in told
+    kept = [receipt.read_bytes() for receipt in receipts]
+    assert len(json.loads(kept[0])["files"]) == 8
     dvc(root, "repro")
-    assert receipt.read_bytes() == kept  # a plain repro leaves the receipt of the last publish alone
+    assert [r.read_bytes() for r in receipts] == kept  # a plain repro leaves the receipts of the last publish alone
