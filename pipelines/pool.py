@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -27,10 +27,12 @@ PATIENCE = 30.0  # seconds that a process has to end when asked to
 def each(
     call: Callable[[Any], Any], units: Sequence, label: str, *, jobs: int, size: Callable[[Any], int] = lambda unit: 1
 ) -> list:
-    """[call(unit)] in the order of the units, `jobs` at a time; progress counts the `size` of those that are done.
+    """[call(unit)] in the order of the units, which are begun in that order, `jobs` at a time, each on its share of
+    `jobs` threads; progress counts the `size` of those that are done.
 
     With one job, or one unit, all of it happens in this process. The first error of a unit ends the others and is
-    raised here; so does a signal.
+    raised here; so does a signal. Before, nothing may have run on several threads of torch: a fork does not take them
+    along.
     """
     total = sum(map(size, units))
     if jobs < 2 or len(units) < 2:
@@ -40,58 +42,79 @@ def each(
                 out.append(call(unit))
                 bar.advance(size(unit))
         return out
-    context, waiting, results = multiprocessing.get_context("fork"), list(enumerate(units)), {}
-    running: dict[Connection, tuple[int, multiprocessing.Process]] = {}
+    results: list = [None] * len(units)
+    with Progress(total, label, threaded=False) as bar, workers(call, units, jobs) as free:
+        waiting = list(range(len(units)))
+        busy: dict[Connection, tuple[int, multiprocessing.Process]] = {}
+        while waiting or busy:
+            while waiting and free:
+                pipe, process = free.pop()
+                busy[pipe] = waiting.pop(0), process
+                pipe.send(busy[pipe][0])
+            for pipe in wait(list(busy), TICK):
+                number, process = busy.pop(pipe)
+                results[number] = outcome(pipe, process)
+                free.append((pipe, process))
+                bar.advance(size(units[number]))
+            bar.advance(0)
+    return results
+
+
+@contextmanager
+def workers(call: Callable, units: Sequence, jobs: int) -> Iterator[list[tuple[Connection, multiprocessing.Process]]]:
+    """Forked processes that wait for numbers of units; in the end they go, at once where something went wrong."""
+    context, count = multiprocessing.get_context("fork"), min(jobs, len(units))
+    started: list[tuple[Connection, multiprocessing.Process]] = []
+    fine = False
     try:
-        with Progress(total, label, threaded=False) as bar:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    number, unit = waiting.pop(0)
-                    ours, theirs = context.Pipe(duplex=False)
-                    process = context.Process(target=work, args=(theirs, call, unit, os.getpid()), daemon=True)
-                    process.start()
-                    theirs.close()
-                    running[ours] = number, process
-                for ours in wait(list(running), TICK):
-                    number, process = running.pop(ours)
-                    results[number] = outcome(ours, process)
-                    bar.advance(size(units[number]))
-                bar.advance(0)
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=work, args=(theirs, call, units, os.getpid(), max(1, jobs // count)),
+                                      daemon=True)  # fmt: skip
+            process.start()
+            theirs.close()
+            started.append((ours, process))
+        yield list(started)
+        fine = True
     finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
+        for pipe, process in started:
+            if fine:
+                pipe.send(None)
+            else:
+                process.terminate()
+        for pipe, process in started:
             process.join(PATIENCE)
             process.kill()
             process.join()
-    return [results[number] for number in range(len(units))]
+            pipe.close()
 
 
-def work(pipe: Connection, call: Callable, unit: Any, parent: int) -> None:
-    """In the forked process: one unit, on one thread; (True, result) or (False, error) goes back."""
+def work(pipe: Connection, call: Callable, units: Sequence, parent: int, threads: int) -> None:
+    """In a forked process: (True, result) or (False, error) of every unit that is asked for."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             return
     Progress.forked, Progress.running = True, None
-    single_threaded()
-    try:
-        answer = True, call(unit)
-    except (KeyboardInterrupt, Terminated):
-        return
-    except Exception as error:
-        answer = False, told(error)
-    with suppress(OSError):  # nobody listens any more
-        pipe.send(answer)
+    limit(threads)
+    with suppress(KeyboardInterrupt, Terminated, OSError, EOFError):  # who started it ends it, or is no more
+        while (number := pipe.recv()) is not None:
+            try:
+                answer = True, call(units[number])
+            except Exception as error:
+                answer = False, told(error)
+            pipe.send(answer)
+    if "detection.features" in sys.modules:
+        sys.modules["detection.features"].keep()  # at exit, in a process that was not forked
 
 
-def single_threaded() -> None:
-    """One thread for what numerical libraries do from here on: the other cores have units of their own."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+def limit(threads: int) -> None:
+    """Threads of numerical libraries from here on: the other cores have units of their own."""
     import threadpoolctl
 
-    threadpoolctl.threadpool_limits(1)
+    threadpoolctl.threadpool_limits(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def told(error: Exception) -> Exception:
@@ -108,16 +131,12 @@ def outcome(pipe: Connection, process: multiprocessing.Process) -> Any:
     """What a unit returned; its error is raised, and ResourceError where its process was killed."""
     try:
         fine, value = pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         process.join()
         raise ResourceError(
             f"a process of this stage ended with code {process.exitcode}, as where memory runs out; "
             "set OMP_NUM_THREADS=1 to run one at a time"
         ) from None
-    finally:
-        pipe.close()
-    process.join()
     if not fine:
         raise value
     return value
-

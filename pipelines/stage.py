@@ -29,6 +29,7 @@ OVER_ALL = ("report", "publish")  # stages of all data sets together
 OR_ONE = ("publish",)  # of them, those that also take the name of one
 CODE = ("data", "generation", "detection")
 LOCK_SECONDS = 600.0  # how long a second run waits; ODDSMITH_LOCK_SECONDS overrides it
+NEED = {"image": 3 * 2**30, "series": 2**30, "row": 2**30}  # bytes that a unit may take
 LINE_SECONDS = 20.0  # between progress lines where there is no terminal
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOWER = {
@@ -101,13 +102,19 @@ class Run:
 
     @property
     def jobs(self) -> int:
-        """Units of this stage that run side by side: as many as there are cores for series and rows on a CPU, whose
-        small networks and trees use one each; one where there is a GPU, or where convolutions use every core."""
+        """Units of this stage that run side by side: one with a GPU, else as many as there are cores and memory for.
+
+        A core for each is faster than all cores for one: small networks and trees use no second one, and threads that
+        wait for each other stand still where the cores have other work too.
+        """
         from generation.model import pick_device
 
-        if self.modality == "image" or pick_device(self.params.device) != "cpu":
+        if pick_device(self.params.device) != "cpu":
             return 1
-        return int(os.environ.get("OMP_NUM_THREADS") or cores())
+        import psutil
+
+        room = psutil.virtual_memory().available // NEED[self.modality]
+        return max(1, min(int(os.environ.get("OMP_NUM_THREADS") or cores()), room))
 
     def work(self, *inputs: Path, also: Any = None) -> Work:
         """Resumable units of this stage, void when settings, inputs or code change. also: further settings in use."""

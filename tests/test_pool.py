@@ -56,12 +56,24 @@ def test_no_more_units_run_at_a_time_than_jobs(tmp_path):
     assert max(each(count, range(8), "toy", jobs=2)) <= 2
 
 
-def test_a_unit_has_one_thread():
+@pytest.mark.parametrize("jobs, units, threads", [(2, 2, 1), (2, 5, 1), (4, 2, 2), (5, 2, 2)])
+def test_units_share_the_threads(jobs, units, threads):
     import torch
 
     before = torch.get_num_threads()
-    assert each(lambda unit: torch.get_num_threads(), range(2), "toy", jobs=2) == [1, 1]
+    assert each(lambda unit: torch.get_num_threads(), range(units), "toy", jobs=jobs) == [threads] * units
     assert torch.get_num_threads() == before
+
+
+def test_a_process_works_on_several_units_and_keeps_what_it_has_read():
+    from functools import lru_cache
+
+    @lru_cache
+    def read() -> object:
+        return os.getpid()
+
+    own = each(lambda unit: read() == os.getpid() and os.getpid(), range(9), "toy", jobs=2)
+    assert len(set(own)) == 2 and all(own)
 
 
 def test_an_error_of_a_unit_keeps_its_kind_and_place_and_ends_the_others(tmp_path):
