@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from data.records import read_store
+from pipelines.work import MANIFEST, manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -56,9 +57,9 @@ def small_params(modality: str) -> dict:
     return params
 
 
-def run(step: str, name: str, folder: Path) -> subprocess.CompletedProcess:
+def run(step: str, name: str, folder: Path, threads: int = 1) -> subprocess.CompletedProcess:
     stage, *number = step.split()
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     return subprocess.run([sys.executable, "-m", f"pipelines.{stage}", name, *number], cwd=folder, env=env,
                           capture_output=True, text=True)  # fmt: skip
 
@@ -142,13 +143,25 @@ def test_a_killed_generation_resumes_to_the_same_records(looped, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-m", "pipelines.generate", name, "2"], cwd=copy, env=env)
     units = (copy / ".work" / "generate-r2" / name).glob
-    while process.poll() is None and not list(units("*/units/seed0/part000000/manifest.json")):
-        time.sleep(0.01)
+    while process.poll() is None and not list(units(f"*/units/seed0/part000000/{MANIFEST}")):
+        time.sleep(0.002)
     process.kill()
     process.wait()
-    assert not out.exists() or process.returncode == 0
+    assert process.returncode == -9 and not out.exists()
     assert run("generate 2", name, copy).returncode == 0
     after = read_store(out / "seed1")
     assert list(after.meta["id"]) == list(before.meta["id"])
     same = [str(a) == str(b) for a, b in zip(after.mask, before.mask)]
     assert all(same)
+
+
+def test_units_side_by_side_leave_what_they_leave_one_after_another(looped, tmp_path):
+    modality, folder = looped
+    copy, name = tmp_path / "copy", NAMES[modality]
+    shutil.copytree(folder, copy)
+    home, other = folder / "artifacts" / name, copy / "artifacts" / name
+    for step, out in (("adapt", "adapters"), ("generate 1", "r1/generated"), ("judge 1", "r1/scores")):
+        shutil.rmtree(other / out)
+        done = run(step, name, copy, threads=2)
+        assert done.returncode == 0, done.stderr
+        assert manifest(other / out) == manifest(home / out)
