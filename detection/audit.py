@@ -29,7 +29,7 @@ def strangers(meta: pd.DataFrame, hosts: set[str], parents: set[str], outside: s
 
     meta: of generated records. A mask's source may name a record after a colon, as `bank:<id>`.
     """
-    sources = meta["mask_source"].astype(str).str.partition(":")[2]
+    sources = [str(source).partition(":")[2] for source in meta["mask_source"]]
     for name, host, above, source in zip(meta["id"], meta["host"], meta["parents"], sources):
         if host not in hosts:
             yield name, host

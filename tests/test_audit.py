@@ -228,6 +228,14 @@ def test_a_loop_without_a_leak_passes_and_says_the_same_twice(loop, modality):
     assert run() == ("", found)
 
 
+@pytest.mark.parametrize("modality", RAW)
+def test_a_training_set_of_real_records_alone_passes(loop, modality):
+    """What the gate exports where it refuses generations and real records are the best."""
+    home = loop(modality)
+    write_store(home / "training", read_store(home / "records" / "fit"))
+    assert run()[0] == ""
+
+
 def test_the_stage_ends_with_5_and_one_line_and_leaves_its_file(loop):
     home = loop("row")
     change(home / "r1" / "generated" / "seed0", lambda r: set_meta(r, 0, parents=["nobody"]))
