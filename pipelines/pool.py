@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -118,10 +119,14 @@ def limit(threads: int) -> None:
 
 
 def told(error: Exception) -> Exception:
-    """The error as it can travel: its own kind where it is one of ours, with the place it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """The error as it can travel, with the place it came from: itself, or what it says where it cannot be sent."""
     if os.environ.get("ODDSMITH_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its class may do anything
+        error = RuntimeError(f"{type(error).__name__}: {error}")
     with suppress(AttributeError):
         error.place = f"{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}"
     return error.with_traceback(None)

@@ -97,6 +97,22 @@ def test_an_error_of_a_unit_keeps_its_kind_and_place_and_ends_the_others(tmp_pat
     assert code == 1 and f"unexpected KeyError: 'no such column' at tests/test_pool.py:{line};" in message
 
 
+class Odd(Exception):
+    """One that pickle cannot put together again."""
+
+    def __init__(self, row: int, rule: str):
+        super().__init__(f"row {row}: {rule}")
+
+
+def test_an_error_that_cannot_travel_is_told_by_what_it_says():
+    def fail(unit: int) -> None:
+        raise Odd(3, "must be a number")
+
+    with pytest.raises(RuntimeError, match="Odd: row 3: must be a number") as caught:
+        each(fail, range(2), "toy", jobs=2)
+    assert caught.value.place.startswith("tests/test_pool.py:")
+
+
 def test_a_process_that_was_killed_is_told_with_what_to_do():
     def die(unit: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
