@@ -3,8 +3,8 @@
     python benchmarks/speed.py            # prints a table, writes benchmarks/results/speed.json
 
 Base and adapter are trained for a few steps only: speed does not depend on how well they fit. As the stages do, series
-and rows use every core by generating and judging parts of the records side by side (pipelines/pool.py). Judging is by
-the cross-fitted detectors, images with their features cached; `likelihood`: with the denoiser's likelihood ratio too.
+and rows are generated in parts side by side (pipelines/pool.py). Judging is by the cross-fitted detectors in one
+process, images with their features cached; `likelihood`: with the denoiser's likelihood ratio too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ def rate(call, count: int) -> dict:
 
 def measure(modality: str) -> dict:
     """{"generate", "judge", "filter", ..} of COUNT planned records, from plan to verdicts."""
-    import numpy as np
     import pandas as pd
 
     from data import demo
@@ -80,10 +79,6 @@ def measure(modality: str) -> dict:
     section, count = params.section("generate", modality), COUNT[modality]
     jobs = 1 if modality == "image" or device != "cpu" else cores()
 
-    def side_by_side(call) -> None:
-        """call(indices) of as many parts of the records as run at a time."""
-        each(call, [np.arange(start, count, jobs) for start in range(jobs)], modality, jobs=jobs)
-
     def planned(repeat: int):
         return plan(parts.fit, support, folds, count=count, seed=repeat, round_=1)
 
@@ -92,7 +87,7 @@ def measure(modality: str) -> dict:
 
     def make(repeat: int) -> None:
         rows = planned(repeat)
-        side_by_side(lambda index: len(made_of(rows.iloc[index])))
+        each(lambda start: len(made_of(rows.iloc[start::jobs])), range(jobs), modality, jobs=jobs)
 
     out = {"generate": rate(make, count), "steps": section.steps, "device": device}
     options = params.section("crossfit", modality).model_dump(by_alias=True)
@@ -102,11 +97,7 @@ def measure(modality: str) -> dict:
     for name, ratios in (("judge", {}), ("likelihood", dict.fromkeys(set(folds.values()), LikelihoodRatio(adapter)))):
         judges = list(cross_fit(parts.fit, support, parts.calib, folds, seed=0, options=options, ratios=ratios))
         scores = judge_records(judges, made, fold)  # and the features of images
-
-        def judge(index, judges=judges) -> int:
-            return len(judge_records(judges, made.take(index), fold[index]))
-
-        out[name] = rate(lambda _, judge=judge: side_by_side(judge), count)
+        out[name] = rate(lambda _, judges=judges: judge_records(judges, made, fold), count)
         if not ratios:
             found, real = scores, real_scores(judges, support, folds)
     limits = params.section("filter", modality).model_dump(by_alias=True)

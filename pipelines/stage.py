@@ -358,7 +358,7 @@ class Progress:
     the process forks while it runs: no thread redraws the bar, `to` does.
     """
 
-    running: Progress | None = None  # the innermost of this process
+    running: Progress | None = None  # the innermost context of this process; iterations, which may be left, are none
     forked = False  # its bar, if there is one, is another process's
 
     def __init__(self, items: Iterable | int, label: str, total: int | None = None, *, threaded: bool = True):
@@ -369,10 +369,19 @@ class Progress:
         self.count, self.note, self.bar = 0, "", None
 
     def __enter__(self) -> Progress:
+        self.start()
+        Progress.running = self
+        return self
+
+    def __exit__(self, *_) -> None:
+        Progress.running = self.outer
+        self.stop()
+
+    def start(self) -> None:
         self.began = self.told = time.monotonic()
         self.first = self.count
         self.terminal = sys.stderr.isatty()
-        self.outer, Progress.running = Progress.running, self
+        self.outer = Progress.running
         if self.terminal and not self.outer and not Progress.forked:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -383,18 +392,19 @@ class Progress:
             self.bar = Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=self.threaded)
             self.bar.start()
             self.task = self.bar.add_task(self.label, total=self.total)
-        return self
 
-    def __exit__(self, *_) -> None:
-        Progress.running = self.outer
+    def stop(self) -> None:
         if self.bar:
             self.bar.stop()
 
     def __iter__(self) -> Iterator[Any]:
-        with self:
+        self.start()
+        try:
             for item in range(self.items) if isinstance(self.items, int) else self.items:
                 yield item
                 self.advance()
+        finally:
+            self.stop()
 
     def advance(self, by: int = 1, note: str = "") -> None:
         self.to(self.count + by, note)

@@ -191,6 +191,14 @@ def test_progress_within_another_is_told_in_the_outer_bar(monkeypatch):
     assert Progress.running is None
 
 
+def test_an_iteration_that_is_left_is_no_outer_bar():
+    left = iter(progress(range(3), "toy"))
+    next(left)
+    assert Progress.running is None
+    with progress(3, "next") as bar:
+        assert Progress.running is bar and bar.outer is None
+
+
 def test_a_unit_elsewhere_draws_no_bar_and_tells_lines_where_there_is_no_terminal(monkeypatch, capfd):
     monkeypatch.setattr(stages, "LINE_SECONDS", 0.0)
 
