@@ -38,13 +38,13 @@ def each(
     total = sum(map(size, units))
     if jobs < 2 or len(units) < 2:
         out = []
-        with Progress(total, label) as bar:
+        with Progress(total, label, holds=True) as bar:
             for unit in units:
                 out.append(call(unit))
                 bar.advance(size(unit))
         return out
     results: list = [None] * len(units)
-    with Progress(total, label, threaded=False) as bar, workers(call, units, jobs) as free:
+    with Progress(total, label, holds=True, threaded=False) as bar, workers(call, units, jobs) as free:
         waiting = list(range(len(units)))
         busy: dict[Connection, tuple[int, multiprocessing.Process]] = {}
         while waiting or busy:

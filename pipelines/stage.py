@@ -354,15 +354,16 @@ def duration(seconds: float) -> str:
 class Progress:
     """How far a loop is: a bar on a terminal, elsewhere a line every LINE_SECONDS.
 
-    Iterate it, or use it as a context. One within another is told in the bar of the outer one. threaded: False where
-    the process forks while it runs: no thread redraws the bar, `to` does.
+    Iterate it, or use it as a context. holds: one that begins while it runs is told in its bar; not for a generator,
+    which may be left. threaded: False where the process forks while it runs: no thread redraws the bar, `to` does.
     """
 
-    running: Progress | None = None  # the innermost context of this process; iterations, which may be left, are none
+    running: Progress | None = None  # of this process, the one that holds others
     forked = False  # its bar, if there is one, is another process's
 
-    def __init__(self, items: Iterable | int, label: str, total: int | None = None, *, threaded: bool = True):
-        self.items, self.label, self.threaded = items, label, threaded
+    def __init__(self, items: Iterable | int, label: str, total: int | None = None, *, holds: bool = False,
+                 threaded: bool = True):  # fmt: skip
+        self.items, self.label, self.holds, self.threaded = items, label, holds, threaded
         self.total = items if isinstance(items, int) else total
         if self.total is None and hasattr(items, "__len__"):
             self.total = len(items)
@@ -370,11 +371,13 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.start()
-        Progress.running = self
+        if self.holds:
+            Progress.running = self
         return self
 
     def __exit__(self, *_) -> None:
-        Progress.running = self.outer
+        if self.holds:
+            Progress.running = self.outer
         self.stop()
 
     def start(self) -> None:

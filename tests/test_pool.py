@@ -182,7 +182,7 @@ def test_progress_within_another_is_told_in_the_outer_bar(monkeypatch):
 
     monkeypatch.setattr("rich.progress.Progress", Bar)
     monkeypatch.setattr(stages.sys, "stderr", Terminal())
-    with Progress(2, "adapt tiles", threaded=False) as outer:
+    with Progress(2, "adapt tiles", holds=True, threaded=False) as outer:
         with progress(10, "seed 0") as inner:
             inner.to(5)
             assert inner.bar is None
@@ -191,12 +191,16 @@ def test_progress_within_another_is_told_in_the_outer_bar(monkeypatch):
     assert Progress.running is None
 
 
-def test_an_iteration_that_is_left_is_no_outer_bar():
-    left = iter(progress(range(3), "toy"))
-    next(left)
-    assert Progress.running is None
-    with progress(3, "next") as bar:
+def test_one_that_is_left_in_a_generator_is_no_outer_bar():
+    def made():
+        with progress(3, "toy"):
+            yield 1
+
+    left = [iter(progress(range(3), "toy")), made()]
+    assert [next(one) for one in left] == [0, 1] and Progress.running is None
+    with Progress(3, "next", holds=True) as bar:
         assert Progress.running is bar and bar.outer is None
+    assert Progress.running is None
 
 
 def test_a_unit_elsewhere_draws_no_bar_and_tells_lines_where_there_is_no_terminal(monkeypatch, capfd):
