@@ -23,7 +23,7 @@ JUDGES = {
     "row": {"unsupervised": "knn", "supervised": "forest"},
 }
 LIKELIHOOD = "likelihood"  # the third role
-TOGETHER = 64  # maps smoothed at once
+TOGETHER = 2**20  # elements of maps smoothed at once
 ROLES = ("supervised", "unsupervised", LIKELIHOOD)
 
 
@@ -96,9 +96,9 @@ def peaks(records: Records, maps, masks) -> np.ndarray:
     for i, m in enumerate(maps):
         shapes.setdefault(np.shape(m), []).append(i)
     for shape, index in shapes.items():
-        near = generate_binary_structure(len(shape), 1)[None]
-        for low in range(0, len(index), TOGETHER):
-            some = index[low : low + TOGETHER]
+        near, count = generate_binary_structure(len(shape), 1)[None], max(1, TOGETHER // max(1, np.prod(shape)))
+        for low in range(0, len(index), count):
+            some = index[low : low + count]
             smooth = uniform_filter(np.stack([maps[i] for i in some]).astype(float), (1, *[3] * len(shape)))
             if masks is not None:
                 where = np.stack([masks[i] if records.modality == "image" else masks[i].any(1) for i in some])

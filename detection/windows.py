@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -66,15 +66,18 @@ def scaled(codec: SeriesCodec, records: Records) -> list[np.ndarray]:
     return out
 
 
-def stacks(windows: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(numbers, (n, T, C)) of windows of one length, at most TOGETHER at once: what is computed of a stack is computed
-    of each of it alone, only with less overhead."""
+def stacked(call: Callable[[np.ndarray], np.ndarray], windows: list[np.ndarray]) -> list[np.ndarray]:
+    """call((n, T, C)) -> (n, ..) of every window, given as stacks of one length, at most TOGETHER at once: the same as
+    of each alone, only with less overhead."""
+    out: list[np.ndarray] = [np.empty(0)] * len(windows)
     lengths = np.array([len(z) for z in windows])
     for length in np.unique(lengths):
         index = np.flatnonzero(lengths == length)
         for low in range(0, len(index), TOGETHER):
             some = index[low : low + TOGETHER]
-            yield some, np.stack([windows[i] for i in some])
+            for i, found in zip(some, call(np.stack([windows[i] for i in some]))):
+                out[i] = found
+    return out
 
 
 def peaks(maps: list[np.ndarray]) -> np.ndarray:
@@ -128,14 +131,13 @@ class PCAResidual:
 
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(T,) float32 per record, in units of a channel's spread."""
-        windows = scaled(self.codec, records)
-        maps: list[np.ndarray] = [np.empty(0)] * len(windows)
-        for index, z in stacks(windows):
+
+        def of(z: np.ndarray) -> np.ndarray:
             at = positions(z.shape[1], self.width, 1)
             outside = residual(cut(z, at, self.width), self.mean, self.basis)
-            for i, found in zip(index, spread_back(np.sqrt((outside**2).mean(-1)), at, self.width, z.shape[1])):
-                maps[i] = found
-        return maps
+            return spread_back(np.sqrt((outside**2).mean(-1)), at, self.width, z.shape[1])
+
+        return stacked(of, scaled(self.codec, records))
 
     def score(self, records: Records) -> np.ndarray:
         """The highest timestamp (N,)."""
@@ -182,14 +184,12 @@ class SubsequenceKNN:
 
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(T,) float32 per record, in units of a channel's spread."""
-        windows = scaled(self.codec, records)
-        maps: list[np.ndarray] = [np.empty(0)] * len(windows)
-        for index, z in stacks(windows):
+
+        def of(z: np.ndarray) -> np.ndarray:
             at = positions(z.shape[1], self.width, max(1, self.width // 8))
-            distances = self._distances(cut(z, at, self.width))
-            for i, found in zip(index, spread_back(distances, at, self.width, z.shape[1])):
-                maps[i] = found
-        return maps
+            return spread_back(self._distances(cut(z, at, self.width)), at, self.width, z.shape[1])
+
+        return stacked(of, scaled(self.codec, records))
 
     def score(self, records: Records) -> np.ndarray:
         """The highest timestamp (N,)."""
@@ -302,17 +302,9 @@ class ConvForest:
         owners = np.unique(owner)
         for low in range(0, len(owners), TOGETHER):  # all features at once would not fit
             some = owners[low : low + TOGETHER]
-            every = self._every(scaled(self.codec, records.take(some)))
+            every = stacked(self._features, scaled(self.codec, records.take(some)))
             parts += [features[place[owner == i]] for i, features in zip(some, every)]
         return np.concatenate(parts), label, owner
-
-    def _every(self, windows: list[np.ndarray]) -> list[np.ndarray]:
-        """The features (S, F) of each window."""
-        out: list[np.ndarray] = [np.empty(0)] * len(windows)
-        for index, z in stacks(windows):
-            for i, features in zip(index, self._features(z)):
-                out[i] = features
-        return out
 
     def _positions(self, length: int) -> np.ndarray:
         return positions(length, self.width, max(1, self.width // 4))
@@ -343,7 +335,7 @@ class ConvForest:
         if not len(records):
             return []
         windows = scaled(self.codec, records)
-        parts = self._every(windows)
+        parts = stacked(self._features, windows)
         ends = np.cumsum([len(part) for part in parts])[:-1]
         chance = np.split(self.trees.mean(np.concatenate(parts)), ends)
         weight = 1.0 + np.minimum(np.arange(self.width), np.arange(self.width)[::-1])

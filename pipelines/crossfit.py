@@ -69,7 +69,7 @@ def fit_bases(run: Run, work: Work, fit, pool, settings: dict) -> None:
     from generation.training import fit_base
 
     wanted = {}
-    for seed in run.seeds:
+    for seed in (s for s in run.seeds if not work.done(f"seed{s}")):
         folds = run.plan["folds"][seed]
         for fold in folds_of(support_of(run, seed, pool), folds):
             normals = outside(fit, folds, fold)
@@ -82,8 +82,7 @@ def fit_bases(run: Run, work: Work, fit, pool, settings: dict) -> None:
             with work.unit(name) as folder:
                 base.save(folder / "base")
 
-    left = [name for name in wanted if not all(work.done(f"seed{seed}") for seed in run.seeds)]
-    each(base_of, left, f"crossfit {run.dataset}, bases", jobs=run.jobs)
+    each(base_of, list(wanted), f"crossfit {run.dataset}, bases", jobs=run.jobs)
 
 
 def adapters_of(run: Run, work: Work, fit, support, folds: dict[str, int], settings: dict, seed: int) -> dict:

@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,12 +32,12 @@ def each(
     """[call(unit)] in the order of the units, which are begun in that order, `jobs` at a time, each on its share of
     `jobs` threads; progress counts the `size` of those that are done.
 
-    With one job, or one unit, all of it happens in this process. The first error of a unit ends the others and is
-    raised here; so does a signal. Before, nothing may have run on several threads of torch: a fork does not take them
-    along.
+    With one job all of it happens in this process; else nothing does, not even a single unit, since after torch has run
+    on several threads a fork would not take them along. The first error of a unit ends the others and is raised here;
+    so does a signal.
     """
     total = sum(map(size, units))
-    if jobs < 2 or len(units) < 2:
+    if jobs < 2:
         out = []
         with Progress(total, label, holds=True) as bar:
             for unit in units:
@@ -53,9 +54,13 @@ def each(
                 busy[pipe] = waiting.pop(0), process
                 pipe.send(busy[pipe][0])
             for pipe in wait(list(busy), TICK):
-                number, process = busy.pop(pipe)
-                results[number] = outcome(pipe, process)
-                free.append((pipe, process))
+                number, process = busy[pipe]
+                done, value = received(pipe, process)
+                if not done:
+                    bar.to(bar.count, value)
+                    continue
+                results[number] = value
+                free.append((pipe, busy.pop(pipe)[1]))
                 bar.advance(size(units[number]))
             bar.advance(0)
     return results
@@ -79,10 +84,10 @@ def workers(call: Callable, units: Sequence, jobs: int) -> Iterator[list[tuple[C
         fine = True
     finally:
         for pipe, process in started:
-            if fine:
-                pipe.send(None)
-            else:
+            if not fine:
                 process.terminate()
+            with suppress(OSError):  # one that is gone needs no word
+                pipe.send(None)
         for pipe, process in started:
             process.join(PATIENCE)
             process.kill()
@@ -91,12 +96,12 @@ def workers(call: Callable, units: Sequence, jobs: int) -> Iterator[list[tuple[C
 
 
 def work(pipe: Connection, call: Callable, units: Sequence, parent: int, threads: int) -> None:
-    """In a forked process: (True, result) or (False, error) of every unit that is asked for."""
+    """In a forked process: of every unit asked for, notes (None, text), then (True, result) or (False, error)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             return
-    Progress.forked, Progress.running = True, None
+    Progress.running = Relay(pipe)
     limit(threads)
     with suppress(KeyboardInterrupt, Terminated, OSError, EOFError):  # who started it ends it, or is no more
         while (number := pipe.recv()) is not None:
@@ -107,6 +112,18 @@ def work(pipe: Connection, call: Callable, units: Sequence, parent: int, threads
             pipe.send(answer)
     if "detection.features" in sys.modules:
         sys.modules["detection.features"].keep()  # at exit, in a process that was not forked
+
+
+class Relay:
+    """Stands for the bar of the process that forked this one: what is to be told there goes through the pipe."""
+
+    def __init__(self, pipe: Connection):
+        self.pipe, self.count, self.sent, self.bar = pipe, 0, 0.0, sys.stderr.isatty()
+
+    def to(self, count: int, note: str) -> None:
+        if time.monotonic() - self.sent >= TICK:
+            self.sent = time.monotonic()
+            self.pipe.send((None, note))
 
 
 def limit(threads: int) -> None:
@@ -132,8 +149,9 @@ def told(error: Exception) -> Exception:
     return error.with_traceback(None)
 
 
-def outcome(pipe: Connection, process: multiprocessing.Process) -> Any:
-    """What a unit returned; its error is raised, and ResourceError where its process was killed."""
+def received(pipe: Connection, process: multiprocessing.Process) -> tuple[bool, Any]:
+    """(whether a unit is done, its result or a note); its error is raised, and ResourceError where its process was
+    killed."""
     try:
         fine, value = pipe.recv()
     except (EOFError, ConnectionError):
@@ -142,6 +160,6 @@ def outcome(pipe: Connection, process: multiprocessing.Process) -> Any:
             f"a process of this stage ended with code {process.exitcode}, as where memory runs out; "
             "set OMP_NUM_THREADS=1 to run one at a time"
         ) from None
-    if not fine:
+    if fine is False:
         raise value
-    return value
+    return bool(fine), value

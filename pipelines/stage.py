@@ -104,8 +104,8 @@ class Run:
     def jobs(self) -> int:
         """Units of this stage that run side by side: one with a GPU, else as many as there are cores and memory for.
 
-        A core for each is faster than all cores for one: small networks and trees use no second one, and threads that
-        wait for each other stand still where the cores have other work too.
+        Small networks and trees make little of a second core, and threads that wait for each other stand still where
+        the cores have other work too.
         """
         from generation.model import pick_device
 
@@ -358,8 +358,7 @@ class Progress:
     which may be left. threaded: False where the process forks while it runs: no thread redraws the bar, `to` does.
     """
 
-    running: Progress | None = None  # of this process, the one that holds others
-    forked = False  # its bar, if there is one, is another process's
+    running = None  # of this process, the one that holds others, or what stands for it (pipelines/pool.py)
 
     def __init__(self, items: Iterable | int, label: str, total: int | None = None, *, holds: bool = False,
                  threaded: bool = True):  # fmt: skip
@@ -385,7 +384,7 @@ class Progress:
         self.first = self.count
         self.terminal = sys.stderr.isatty()
         self.outer = Progress.running
-        if self.terminal and not self.outer and not Progress.forked:
+        if self.terminal and not self.outer:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

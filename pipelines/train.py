@@ -39,7 +39,7 @@ def main(run: Run) -> dict:
             return {"support": support_of(run, seed, pool)} | {part: concat(stores) for part, stores in made.items()}
 
         def one(unit: tuple[int, str]) -> dict[str, int]:
-            """The number of anomalies that a detector is trained on, and of those it could be."""
+            """What counts.json says of a detector: anomalies in its support, kept, and in what it is trained on."""
             seed, name = unit
             arm, kind, share = jobs[name]
             parts = parts_of(seed)

@@ -42,7 +42,7 @@ def test_units_run_side_by_side_in_other_processes_and_alone_in_this_one(tmp_pat
     own = each(meet, range(3), "toy", jobs=3)
     assert len(set(own)) == 3 and os.getpid() not in own
     assert each(lambda unit: os.getpid(), range(3), "toy", jobs=1) == [os.getpid()] * 3
-    assert each(lambda unit: os.getpid(), [0], "toy", jobs=3) == [os.getpid()]
+    assert each(lambda unit: os.getpid(), [0], "toy", jobs=3) != [os.getpid()]
 
 
 def test_no_more_units_run_at_a_time_than_jobs(tmp_path):
@@ -203,7 +203,7 @@ def test_one_that_is_left_in_a_generator_is_no_outer_bar():
     assert Progress.running is None
 
 
-def test_a_unit_elsewhere_draws_no_bar_and_tells_lines_where_there_is_no_terminal(monkeypatch, capfd):
+def test_a_unit_elsewhere_tells_lines_where_there_is_no_terminal(monkeypatch, capfd):
     monkeypatch.setattr(stages, "LINE_SECONDS", 0.0)
 
     def unit(number: int) -> bool:
@@ -214,7 +214,22 @@ def test_a_unit_elsewhere_draws_no_bar_and_tells_lines_where_there_is_no_termina
     assert each(unit, range(2), "toy", jobs=2) == [True, True]
     told = capfd.readouterr().err
     assert "seed 0: 1/2 (50 %)" in told and "seed 1: 1/2 (50 %)" in told and "toy: 2/2 (100 %)" in told
-    monkeypatch.setattr(stages.sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(Progress, "forked", True)
-    assert unit(0)
-    assert "seed 0" not in capfd.readouterr().err
+
+
+def test_on_a_terminal_a_unit_elsewhere_is_told_in_this_process_s_bar(monkeypatch):
+    shown = []
+
+    def unit(number: int) -> bool:
+        with progress(2, f"seed {number}") as bar:
+            bar.advance()
+            return bar.bar is None
+
+    monkeypatch.setattr(stages.sys, "stderr", Terminal())
+    monkeypatch.setattr("rich.progress.Progress", type("Bar", (), {
+        "__init__": lambda self, *_, **options: None, "start": lambda self: None, "stop": lambda self: None,
+        "add_task": lambda self, label, total: 0,
+        "update": lambda self, task, *, completed, description, refresh: shown.append((completed, description)),
+    }))  # fmt: skip
+    assert each(unit, range(2), "toy", jobs=2) == [True, True]
+    assert {text.partition(" (")[0] for _, text in shown} >= {"toy seed 0: 1/2", "toy seed 1: 1/2"}
+    assert shown[-1][0] == 2
