@@ -52,12 +52,11 @@ def fidelity(
 
 def some(records: Records, most: int) -> Records:
     """At most `most` of the records, in an order that their content alone decides."""
-    from detection.novelty import payload_bytes
+    from detection.novelty import payloads
 
     keys = []
-    for i in range(len(records)):
-        mask = np.packbits(np.asarray(records.mask[i], bool)).tobytes()
-        keys.append(hashlib.sha1(payload_bytes(records, i) + mask).hexdigest())
+    for mask, held in zip(records.mask, payloads(records)):
+        keys.append(hashlib.sha1(held + np.packbits(np.asarray(mask, bool)).tobytes()).hexdigest())
     return records.take(np.argsort(np.array(keys, dtype=str), kind="stable")[:most])
 
 

@@ -45,26 +45,29 @@ class Gates:
 
     def outside(self, records: Records) -> np.ndarray:
         """(N,) elements that differ from the host where nothing was edited; -1 where the host is unknown."""
-        out = np.full(len(records), -1)
-        for i, name in enumerate(records.meta["host"]):
-            if name not in self.position:
-                continue
-            at = self.position[name]
-            if records.modality == "row":
-                edit = records.meta["changed"].iloc[i] if "changed" in records.meta else records.mask[i]
-                made, host = records.x.iloc[i].tolist(), self.hosts.x.iloc[at].tolist()
-                out[i] = sum(not e and not same(a, b) for a, b, e in zip(made, host, edit))
-            else:
-                differs = records.x[i] != self.hosts.x[at]
-                mask = np.asarray(records.mask[i], bool)
-                differs = differs.any(-1) if differs.ndim > mask.ndim else differs
-                out[i] = int((differs & ~mask).sum())
+        out = np.array([self.position.get(name, -1) for name in records.meta["host"]], int)
+        known = np.flatnonzero(out >= 0)
+        at, out[known] = out[known], 0
+        if records.modality == "row":
+            edit = records.meta["changed"] if "changed" in records.meta else pd.Series(records.mask)
+            kept = ~np.stack(edit.iloc[known].tolist()).astype(bool) if len(known) else np.zeros((0, 0), bool)
+            for j in range(kept.shape[1]):
+                out[known] += kept[:, j] & differ(records.x.iloc[known, j], self.hosts.x.iloc[at, j])
+            return out
+        for i, host in zip(known, at):
+            differs = records.x[i] != self.hosts.x[host]
+            mask = np.asarray(records.mask[i], bool)
+            differs = differs.any(-1) if differs.ndim > mask.ndim else differs
+            out[i] = int((differs & ~mask).sum())
         return out
 
 
-def same(a: object, b: object) -> bool:
-    """Whether two cells hold the same, a missing one being like a missing one."""
-    return bool(pd.isna(a) and pd.isna(b)) or bool(pd.notna(a) and pd.notna(b) and a == b)
+def differ(one: pd.Series, other: pd.Series) -> np.ndarray:
+    """(N,) whether two columns' cells differ, a missing one being like a missing one."""
+    here, there = one.notna().to_numpy(bool), other.notna().to_numpy(bool)
+    out, both = here != there, here & there
+    out[both] = one.to_numpy(object)[both] != other.to_numpy(object)[both]
+    return out
 
 
 def limits(real: Records) -> dict[str, tuple[float, float]]:

@@ -80,7 +80,8 @@ class Judge:
         """
         out = {}
         for role, detector in self.detectors.items():
-            value = peaks(records, detector.score_map(records), records.mask if inside else None)
+            look = getattr(detector, "score_near", detector.score_map) if inside else detector.score_map
+            value = peaks(records, look(records), records.mask if inside else None)
             out[role] = percentile(value, self.reference[role])
         return out
 

@@ -15,6 +15,7 @@ GRID = 8  # stride of the patches
 POOL = 3  # cells whose mean is a patch's feature (sec. 3.1)
 PROJECTED = 64  # dimensions in which the coreset is chosen, by a random projection (sec. 3.2)
 CANDIDATES = 20_000  # patches the coreset is chosen from
+MARGIN = 3  # pixels about a mask that `score_near` is right in
 
 
 class MemoryBank:
@@ -64,7 +65,7 @@ class MemoryBank:
         """(B, L, D) locally pooled, scaled features of maps {stride: (B, C, h, w)}."""
         size, parts = self._size, []
         for stride in STRIDES:
-            m = (maps[stride] / self.scale[stride]).to(self.device)
+            m = (maps[stride] / self.scale[stride]).to(self.device, memory_format=torch.channels_last)  # pools faster
             m = F.avg_pool2d(m, POOL, 1, POOL // 2, count_include_pad=False)
             m = F.adaptive_avg_pool2d(m, size) if stride < GRID else F.interpolate(m, size, mode="bilinear")
             parts.append(m / m.shape[1] ** 0.5)  # every stride counts alike
@@ -75,34 +76,49 @@ class MemoryBank:
         return self.shape[0] // GRID, self.shape[1] // GRID
 
     def _squared(self, x: Tensor) -> Tensor:
-        """(L, K) squared distances of one image's patches (L, D): alone, so that its company cannot change a bit."""
-        return x.square().sum(1)[:, None] + self.norm - 2 * (x @ self.bank.T)
+        """(L, K) squared distances of some of one image's patches (L, D), less each one's own square, which does not
+        change which is nearest: of one image alone, so that its company cannot change a bit."""
+        return torch.addmm(self.norm, x, self.bank.T, alpha=-2)
 
     @torch.no_grad()
-    def _grids(self, records: Records) -> np.ndarray:
-        """(N, h, w) float32 lightly smoothed distances."""
+    def _grids(self, records: Records, wanted: list[np.ndarray] | None = None) -> np.ndarray:
+        """(N, h, w) float32 lightly smoothed distances; of the patches `wanted`, see `near`, others being 0."""
         out, low = torch.zeros(len(records), *self._size), 0
         for patches in self._patches(records):
             for x in patches:
-                out[low] = self._squared(x).amin(1).clamp_min(0).sqrt().reshape(self._size).cpu()
+                some = slice(None) if wanted is None else torch.from_numpy(np.flatnonzero(wanted[low]))
+                x = x[some]
+                nearest = self._squared(x).amin(1) + x.square().sum(1)
+                out[low].view(-1)[some] = nearest.clamp_min(0).sqrt().cpu()
                 low += 1
         return smooth(out).numpy()
 
     @torch.no_grad()
-    def residuals(self, maps: dict[int, Tensor], hidden: np.ndarray | None = None) -> Tensor:
+    def residuals(
+        self, maps: dict[int, Tensor], hidden: np.ndarray | None = None, wanted: list[np.ndarray] | None = None
+    ) -> Tensor:
         """(B, 1 + strides, h, w): the distance of every patch to its nearest of the bank, in all and stride by stride.
 
-        hidden: (B, K), see `apart`, the patches of the bank that an image must do without.
+        hidden: (B, K), see `apart`, the patches of the bank that an image must do without. wanted: see `near`, others
+        are left 0.
         """
-        sizes, out = [LEVELS[s][1] for s in STRIDES], []
-        for i, x in enumerate(self._cut(maps)):
+        sizes, cut = [LEVELS[s][1] for s in STRIDES], self._cut(maps)
+        out = cut.new_zeros(len(cut), 1 + len(sizes), cut.shape[1])
+        for i, x in enumerate(cut):
+            some = slice(None) if wanted is None else torch.from_numpy(np.flatnonzero(wanted[i])).to(cut.device)
+            x = x[some]
             squared = self._squared(x)
             if hidden is not None:
                 squared = squared.masked_fill(torch.from_numpy(hidden[i]).to(squared.device), torch.inf)
             gap = (x - self.bank[squared.argmin(1)]).square().split(sizes, dim=1)
             parts = torch.stack([part.sum(1) for part in gap])  # (strides, L)
-            out.append(torch.cat([parts.sum(0, keepdim=True), parts]).sqrt().reshape(-1, *self._size))
-        return torch.stack(out)
+            out[i][:, some] = torch.cat([parts.sum(0, keepdim=True), parts]).sqrt()
+        return out.unflatten(2, self._size)
+
+    def near(self, masks: list[np.ndarray], margin: int) -> list[np.ndarray]:
+        """Of each mask (H, W) the patches (h, w) that it, grown by MARGIN pixels, touches, and `margin` more around
+        them; all where it is empty."""
+        return [touched(mask, self._size, margin) for mask in masks]
 
     def apart(self, meta) -> np.ndarray:
         """(N, K): patches of the bank that records with this meta, if they take part in fitting, must not be compared
@@ -122,6 +138,13 @@ class MemoryBank:
         """(H, W) float32 per record at its own size; about 1 is a channel's usual spread."""
         return [to_size(grid, image.shape) for grid, image in zip(self._grids(records), records.x)]
 
+    def score_near(self, records: Records) -> list[np.ndarray]:
+        """score_map of what lies in each record's mask or MARGIN pixels beside it, where labels place the anomaly;
+        elsewhere what is given means nothing."""
+        # a pixel is drawn from the two nearest patches, and a patch smoothed by its neighbours
+        grids = self._grids(records, self.near(records.mask, 2))
+        return [to_size(grid, image.shape) for grid, image in zip(grids, records.x)]
+
     def score(self, records: Records) -> np.ndarray:
         """(N,) float32: the largest value of the smoothed map."""
         return self._grids(records).max((1, 2), initial=0)
@@ -137,6 +160,22 @@ class MemoryBank:
         out.scale = {s: torch.from_numpy(np.array(arrays[f"scale.{s}"])) for s in STRIDES}
         out._set(torch.from_numpy(np.array(arrays["bank"])).to(out.device))
         return out
+
+
+def touched(mask: np.ndarray, size: tuple[int, int], margin: int) -> np.ndarray:
+    """(h, w) bool of a grid of that size laid over a mask (H, W), see `MemoryBank.near`."""
+    from scipy.ndimage import binary_dilation
+
+    if not mask.any():
+        return np.ones(size, bool)
+    out = np.zeros(size, bool)
+    at = np.argwhere(mask)
+    for low in (-MARGIN, MARGIN + 1):
+        for left in (-MARGIN, MARGIN + 1):
+            corner = (at + np.array([low, left])) * size / mask.shape
+            corner = np.where((low > 0, left > 0), np.ceil(corner) - 1, np.floor(corner)).astype(int)
+            out[tuple(np.clip(corner, 0, np.array(size) - 1).T)] = True
+    return binary_dilation(out, np.ones((3, 3)), iterations=margin)
 
 
 @torch.no_grad()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from data.records import Records
 
 
-def payload_bytes(records: Records, i: int) -> bytes:
-    """What a record holds, as bytes, for comparing records exactly."""
+def payloads(records: Records) -> Iterator[bytes]:
+    """What each record holds, as bytes, for comparing records exactly."""
     if records.modality == "row":
-        return repr(records.x.iloc[i].tolist()).encode()
-    return np.ascontiguousarray(records.x[i]).tobytes()
+        return (repr(cells).encode() for cells in records.x.itertuples(index=False, name=None))
+    return (np.ascontiguousarray(x).tobytes() for x in records.x)
 
 
 class Duplicates:
@@ -25,8 +26,8 @@ class Duplicates:
     def of(self, records: Records) -> list[str]:
         """Per record the id of an earlier one with the same content, or ''."""
         out = []
-        for i, name in enumerate(records.meta["id"]):
-            digest = hashlib.sha256(payload_bytes(records, i)).hexdigest()
+        for name, held in zip(records.meta["id"], payloads(records)):
+            digest = hashlib.sha256(held).hexdigest()
             out.append(self.first.get(digest, ""))
             self.first.setdefault(digest, name)
         return out

@@ -215,12 +215,13 @@ class Segmentation:
         self.head.eval()
 
     @torch.no_grad()
-    def _grids(self, records: Records) -> np.ndarray:
-        """(N, h, w) float32 lightly smoothed chances, in passes of one size, padded."""
+    def _grids(self, records: Records, wanted: list[np.ndarray] | None = None) -> np.ndarray:
+        """(N, h, w) float32 lightly smoothed chances, in passes of one size, padded. wanted: the patches of each record
+        whose distances are computed, all where none are given."""
         out = [np.zeros((0, self.shape[0] // STRIDE, self.shape[1] // STRIDE), np.float32)]
         for low in range(0, len(records), BATCH):
             maps = features_of(records, self.shape, self.device, low, low + BATCH)
-            maps[NEAR] = self.memory.residuals(maps).cpu()
+            maps[NEAR] = self.memory.residuals(maps, wanted=wanted and wanted[low : low + BATCH]).cpu()
             count = len(maps[STRIDE])
             maps = {s: F.pad(m, (0, 0) * 3 + (0, BATCH - count)) for s, m in maps.items()}
             out.append(smooth(self.head(self._standard(maps)).sigmoid())[:count].cpu().numpy())
@@ -229,6 +230,13 @@ class Segmentation:
     def score_map(self, records: Records) -> list[np.ndarray]:
         """(H, W) float32 per record at its own size."""
         return [to_size(grid, image.shape) for grid, image in zip(self._grids(records), records.x)]
+
+    def score_near(self, records: Records) -> list[np.ndarray]:
+        """As MemoryBank.score_near."""
+        # a pixel is seen through a bilinear step, a smoothing and a 3x3 convolution at stride 2, then at stride 4
+        # through both again, then through the bilinear step from the patches' stride: 22 pixels, under 3 patches of 8
+        grids = self._grids(records, self.memory.near(records.mask, 3))
+        return [to_size(grid, image.shape) for grid, image in zip(grids, records.x)]
 
     def score(self, records: Records) -> np.ndarray:
         """(N,) float32: the largest value of the smoothed map."""

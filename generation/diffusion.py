@@ -6,7 +6,7 @@ parametrisation or a rank: (B, C, *L) is an image latent, a window or, with no L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor, nn
@@ -80,30 +80,31 @@ def truncated(sigmas: Tensor, strength: float) -> Tensor:
 
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+Sampler = Generator[tuple[Tensor, float], Tensor, Tensor]  # asks for x0 of (x, sigma), sigma never rising; ends in x
 
 
-def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-    """Yield x after each step of Heun's second-order method on the probability-flow ODE (alg. 1)."""
+def heun(x: Tensor, sigmas: Tensor) -> Sampler:
+    """Heun's second-order method on the probability-flow ODE (alg. 1)."""
     for s, t in zip(sigmas[:-1].tolist(), sigmas[1:].tolist()):
-        d = (x - denoise(x, x.new_full((len(x),), s))) / s
+        d = (x - (yield x, s)) / s
         euler = x + (t - s) * d
         if t == 0:
             x = euler
         else:
-            d_next = (euler - denoise(euler, x.new_full((len(x),), t))) / t
+            d_next = (euler - (yield euler, t)) / t
             x = x + (t - s) * (d + d_next) / 2
-        yield x
+    return x
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-    """Yield x after each step of DPM-Solver++(2M) (alg. 2, arXiv:2211.01095) in lambda = -log sigma.
+def dpmpp_2m(x: Tensor, sigmas: Tensor) -> Sampler:
+    """DPM-Solver++(2M) (alg. 2, arXiv:2211.01095) in lambda = -log sigma.
 
     One network call a step: the second order comes from the previous step's x0.
     """
     lam = -sigmas.log()
     previous = None
     for i in range(len(sigmas) - 1):
-        x0 = denoise(x, x.new_full((len(x),), float(sigmas[i])))
+        x0 = yield x, float(sigmas[i])
         if sigmas[i + 1] == 0:
             x = x0
         else:
@@ -114,7 +115,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
                 slope = x0 + (x0 - previous) * float(1 / (2 * r))
             x = x * float(sigmas[i + 1] / sigmas[i]) - slope * float(torch.expm1(-h))
         previous = x0
-        yield x
+    return x
 
 
 SAMPLERS = {"heun": heun, "dpmpp_2m": dpmpp_2m}
@@ -122,9 +123,30 @@ SAMPLERS = {"heun": heun, "dpmpp_2m": dpmpp_2m}
 
 def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, sampler: str = "dpmpp_2m") -> Tensor:
     """The last state of a sampler started at `x` = clean + sigmas[0] noise, (B, C, *L)."""
-    for x in SAMPLERS[sampler](denoise, x, sigmas):  # noqa: B007, B020 - the state is the loop's point
-        pass
-    return x
+    return sample_together(lambda x, s, _: denoise(x, x.new_full((len(x),), s)), [x], [sigmas], sampler)[0]
+
+
+def sample_together(
+    denoise: Callable[[Tensor, float, list[int]], Tensor], starts: list[Tensor], schedules: list[Tensor], sampler: str
+) -> list[Tensor]:
+    """The last state of every start (B, C, *L), each sampled along a schedule of its own.
+
+    denoise(x, sigma, which): x0 of the states of the starts `which`, one after another in x. Those that have come to
+    the same sigma are asked for at once: schedules that are tails of one share all but their first steps.
+    """
+    runs = [SAMPLERS[sampler](x, sigmas) for x, sigmas in zip(starts, schedules)]
+    asked, out = {i: next(run) for i, run in enumerate(runs)}, list(starts)
+    while asked:
+        sigma = max(s for _, s in asked.values())
+        which = [i for i, (_, s) in asked.items() if s == sigma]
+        x0 = denoise(torch.cat([asked[i][0] for i in which]), sigma, which)
+        for i, part in zip(which, x0.split([len(starts[i]) for i in which])):
+            try:
+                asked[i] = runs[i].send(part)
+            except StopIteration as end:
+                out[i] = end.value
+                del asked[i]
+    return out
 
 
 def guided(base: Callable[..., Tensor], adapted: Callable[..., Tensor], cfg_scale: Tensor) -> Callable[..., Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.records import Records
 from generation import images
-from generation.diffusion import guided, karras_sigmas, keeping, noise, sample, truncated
+from generation.diffusion import guided, karras_sigmas, keeping, noise, sample_together, truncated
 from generation.masks import (
     deviation,
     image_mask,
@@ -28,48 +28,11 @@ from generation.masks import (
 from generation.model import Adapter
 from generation.paste import generated_meta, paste_images, paste_series
 
-# records denoised at once; short batches are padded, so that a record does not depend on the others
-BATCH = {"image": 16, "series": 32, "row": 64}
-PART = {"image": 16, "series": 512, "row": 2048}  # records prepared, grouped by strength and yielded at once
+# records denoised at once, see in_batches
+BATCH = {"image": 16, "series": 32, "row": 96}
+PART = {"image": 16, "series": 512, "row": 2048}  # records prepared and yielded at once
 WHOLE = 0.5  # share of rows whose every cell is noised
 SLIGHT = (0.35, 0.4)  # strengths for them: noise of about 0.16 to 0.26 std where sigma_max is 20
-
-
-def denoise_batch(
-    adapter: Adapter,
-    start: Tensor,
-    cond: dict[str, Tensor],
-    scale: Tensor,
-    seeds: list[int],
-    *,
-    steps: int,
-    strength: float,
-    sampler: str,
-    sigma_max: float,
-    kind_noise: float = 0.0,
-    edit: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(generated, control) x0 of one batch. start: what is noised (the host, or the host with an exemplar, `edit`).
-
-    Both faces start from the same noise; the control starts from the host itself. For rows it is `start`.
-    """
-    ceiling = getattr(adapter.base.denoiser, "sigma_max", sigma_max)  # what a pretrained schedule ends on
-    sigmas = truncated(karras_sigmas(steps, min(sigma_max, ceiling)), strength)
-    eps = noise(seeds, tuple(start.shape[1:])).to(start) * float(sigmas[0])
-    hole = cond["mask"][:, -1:] if start.ndim == 4 else cond["mask"]
-
-    def face(fn):
-        return keeping(lambda x, sigma: fn(x, sigma, **cond), start, hole)
-
-    def base(x, sigma, **c):
-        return adapter.denoise_base(x, sigma, **c)
-
-    steer = guided(base, adapter.denoise, scale)
-    with adapter.jittered(seeds, kind_noise):
-        made = sample(face(steer), (start if edit is None else edit) + eps, sigmas, sampler)
-    if adapter.base.modality == "row":
-        return made, start
-    return made, sample(face(base), start + eps, sigmas, sampler)
 
 
 def denoise_all(
@@ -80,34 +43,67 @@ def denoise_all(
     mask: np.ndarray,
     strengths: np.ndarray,
     *,
+    steps: int,
+    sampler: str,
+    sigma_max: float,
     edit: np.ndarray | None = None,
     scale: float = 1.0,
-    **settings,
+    kind_noise: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(generated, control), each like x (N, C, *L), of records grouped by strength into padded batches of one size."""
-    device, size = adapter.base.device, BATCH[adapter.base.modality]
+    """(generated, control), each like x (N, C, *L). x: the hosts; edit: what is noised in their place, such as a host
+    with an exemplar; strengths: (N,) of the noise.
+
+    Both faces start from the same noise; the control starts from the host itself, and for rows it is the host.
+    """
+    base, seeds = adapter.base, plan["seed"].to_numpy()
+
+    def there(values) -> Tensor:
+        return torch.as_tensor(np.asarray(values), device=base.device)
+
     number = {kind: i + 1 for i, kind in enumerate(adapter.kinds)}
-    kind = np.array([number[k] for k in plan["kind"]])
     scale = scale * np.array([adapter.scales[k] for k in plan["kind"]]) * plan["severity_factor"].to_numpy()
-    seeds = plan["seed"].to_numpy()
-    made, control = np.empty_like(x), np.empty_like(x)
-    for level in np.unique(strengths):
-        group = np.flatnonzero(strengths == level)
-        for start in range(0, len(group), size):
-            index = group[start : start + size]
-            full = np.r_[index, np.repeat(index[-1:], size - len(index))]
+    host, cfg = there(x).float(), there(scale).float()
+    cond = {"known": there(known).float(), "mask": there(mask).float()}
+    cond["kind"] = there([number[k] for k in plan["kind"]])
+    hole = cond["mask"][:, -1:] if host.ndim == 4 else cond["mask"]
+    levels = np.unique(strengths)
+    groups = [np.flatnonzero(strengths == level) for level in levels]
+    ceiling = getattr(base.denoiser, "sigma_max", sigma_max)  # what a pretrained schedule ends on
+    sigmas = karras_sigmas(steps, min(sigma_max, ceiling))
+    schedules = [truncated(sigmas, float(level)) for level in levels]
 
-            def batch(a: np.ndarray) -> Tensor:
-                return torch.as_tensor(a[full], device=device, dtype=torch.float32)  # noqa: B023
+    def noised(clean: Tensor) -> list[Tensor]:
+        return [clean[g] + float(s[0]) * noise(list(seeds[g]), tuple(x.shape[1:])).to(clean)
+                for g, s in zip(groups, schedules)]  # fmt: skip
 
-            cond = {"known": batch(known), "mask": batch(mask), "kind": torch.as_tensor(kind[full], device=device)}
-            pair = denoise_batch(
-                adapter, batch(x), cond, batch(scale), list(seeds[full]), strength=float(level),
-                edit=None if edit is None else batch(edit), **settings,
-            )  # fmt: skip
-            for target, value in zip((made, control), pair):
-                target[index] = value.float().cpu().numpy()[: len(index)]
-    return made, control
+    def ungrouped(parts: list[Tensor]) -> np.ndarray:
+        return torch.cat(parts)[np.argsort(np.concatenate(groups))].cpu().numpy()
+
+    def normal(x: Tensor, sigma: Tensor, index: np.ndarray, **cond) -> Tensor:
+        return adapter.denoise_base(x, sigma, **cond)
+
+    def steered(x: Tensor, sigma: Tensor, index: np.ndarray, **cond) -> Tensor:
+        with adapter.jittered(list(seeds[index]), kind_noise):
+            return guided(adapter.denoise_base, adapter.denoise, cfg[index])(x, sigma, **cond)
+
+    def face(denoise):
+        return lambda x, sigma, which: in_batches(denoise, x, sigma, np.concatenate([groups[i] for i in which]))
+
+    def in_batches(denoise, x: Tensor, sigma: float, index: np.ndarray) -> Tensor:
+        """Batches of one size, short ones padded: a record's bits do not depend on how many others there are."""
+        size, out = BATCH[base.modality], []
+        for low in range(0, len(index), size):
+            own = np.resize(np.arange(low, min(low + size, len(index))), size)
+            rows = index[own]
+            given = {name: value[rows] for name, value in cond.items()}
+            call = keeping(partial(denoise, index=rows, **given), host[rows], hole[rows])
+            out.append(call(x[own], x.new_full((size,), sigma)))
+        return torch.cat(out)[: len(index)]
+
+    made = sample_together(face(steered), noised(host if edit is None else there(edit).float()), schedules, sampler)
+    if base.modality == "row":
+        return ungrouped(made), x
+    return ungrouped(made), ungrouped(sample_together(face(normal), noised(host), schedules, sampler))
 
 
 def record_rng(seed: int) -> np.random.Generator:

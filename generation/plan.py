@@ -70,24 +70,28 @@ def plan(
     (positions in `support` and `fit`). Row i does not change with `count`."""
     kinds = sorted(set(support.meta["kind"]))
     choices = arms(kinds, fit.modality)
-    weight = {factor: chances(names, steer) for factor, names in choices.items()}
+    below = {factor: chances(names, steer).cumsum() for factor, names in choices.items()}
+    below = {factor: total / total[-1] for factor, total in below.items()}
     kind_of, bin_of = support.meta["kind"].to_numpy(), host_bins(fit)
     host_fold = np.array([folds[i] for i in fit.meta["id"]])
     parent_fold = np.array([folds[i] for i in support.meta["id"]])
+    parents = {kind: np.flatnonzero(kind_of == kind) for kind in kinds}
+    hosts = {fold: np.flatnonzero(host_fold == fold) for fold in set(parent_fold)}
+    near = {(fold, name): own[bin_of[own] == name] for fold, own in hosts.items() for name in set(bin_of)}
     rows = []
     for i in range(count):
         own = record_seed(seed, round_, i)
         rng = np.random.default_rng(own)
-        drawn = {factor: choices[factor][int(rng.choice(len(p), p=p))] for factor, p in weight.items()}
+        drawn = {f: choices[f][np.searchsorted(c, rng.random(), "right")] for f, c in below.items()}
         kind, size, severity = drawn["shape"].rsplit("|", 2)
         place, host_bin = drawn["place"].split(":")[1], drawn["host"].split(":")[1]
-        parent = int(rng.choice(np.flatnonzero(kind_of == kind)))
-        hosts = np.flatnonzero(host_fold == parent_fold[parent])
-        near = hosts[bin_of[hosts] == host_bin]
-        hosts = near if len(near) else hosts
+        parent = int(rng.choice(parents[kind]))
+        fold = parent_fold[parent]
+        pool = near.get((fold, host_bin), ())
+        pool = pool if len(pool) else hosts[fold]
         rows.append({
             "seed": own, "kind": kind, "size": size, "severity_bin": severity, "place": place, "host_bin": host_bin,
-            "parent": parent, "host": int(rng.choice(hosts)), "size_factor": float(rng.uniform(*SIZES[size])),
-            "severity_factor": float(rng.uniform(*SEVERITIES[severity])), "fold": int(parent_fold[parent]),
+            "parent": parent, "host": int(rng.choice(pool)), "size_factor": float(rng.uniform(*SIZES[size])),
+            "severity_factor": float(rng.uniform(*SEVERITIES[severity])), "fold": int(fold),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -18,9 +18,11 @@ from generation.diffusion import (
     noise,
     right,
     sample,
+    sample_together,
     training_sigma,
     truncated,
 )  # fmt: skip
+from generation.networks import NETWORKS, RowNet
 
 RANKS = pytest.mark.parametrize("shape", [(7,), (2, 9), (3, 4, 5)], ids=["row", "series", "image"])
 STD = 0.7
@@ -133,8 +135,6 @@ def test_conditional_slope_of_a_known_gaussian_is_learned_by_the_trained_conditi
     Replacing known values while sampling only is known to fall far short of this slope; the trained mask does not.
     """
     from generation.fit import Trainer, train
-    from generation.networks import RowNet
-
     torch.manual_seed(0)
     denoiser = Denoiser(RowNet(2, 64, 2))
 
@@ -165,3 +165,45 @@ def test_conditional_slope_of_a_known_gaussian_is_learned_by_the_trained_conditi
     residual = out[:, 1].numpy() - slope * known[:, 0].numpy() - offset
     assert slope == pytest.approx(0.9, abs=0.03)
     assert residual.std() == pytest.approx(0.19**0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_starts_sampled_together_end_as_if_alone_and_share_what_sigmas_they_share(sampler):
+    whole, asked = karras_sigmas(12, 20.0), []
+    schedules = [truncated(whole, strength) for strength in (0.3, 1.0, 0.5)]
+    starts = [float(s[0]) * noise(range(n), (2,)) for n, s in zip((3, 1, 4), schedules)]
+
+    def denoise(x, sigma, which):
+        asked.append((sigma, len(x)))
+        return gaussian(x, x.new_full((len(x),), sigma), mean=1.0)
+
+    together = sample_together(denoise, starts, schedules, sampler)
+    alone = [sample(lambda x, s: gaussian(x, s, mean=1.0), x, s, sampler) for x, s in zip(starts, schedules)]
+    assert all(torch.equal(a, b) for a, b in zip(together, alone))
+    assert asked[0] == (float(whole[0]), 1) and asked[-1] == (float(whole[-2]), 8)
+    assert [s for s, _ in asked] == sorted((s for s, _ in asked), reverse=True)
+    if sampler == "dpmpp_2m":
+        assert [n for _, n in asked] == [1] * 6 + [5] * 2 + [8] * 4
+
+
+@pytest.mark.parametrize("net", [NETWORKS["row"](3, 16, 2), NETWORKS["series"](2, 8, 4, 16, 2)])
+def test_a_batch_being_sampled_shares_its_conditions_and_no_record_sees_anothers_kind(net):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    net.kinds.resize(3, 0)
+    shape = (3,) if net.LORA.startswith(".*(mix") else (2, 8)
+    x, kind = torch.randn(6, *shape, generator=generator), torch.tensor([3, 0, 1, 1, 3, 0])
+    given = {"known": torch.zeros_like(x), "mask": torch.ones_like(x)}
+    level = torch.full((6,), 0.3)
+    each = net(x, level, kind=kind, **given)  # with gradients, so a record at a time
+    with torch.no_grad():
+        shared = net(x, level, kind=kind, **given)
+        torch.testing.assert_close(shared, each, rtol=1e-5, atol=1e-5)
+        assert (each - net(x, level, kind=(kind + 1) % 4, **given)).abs().amax(tuple(range(1, x.ndim))).min() > 1e-3
+        alike = net(x, level, kind=torch.tensor([3, 2, 2, 2, 2, 2]), **given)
+        assert torch.equal(alike[0], shared[0])  # whatever other kinds there are, to the bit
+        mixed = net(x, torch.tensor([0.3, 0.1, 0.2, 0.3, 0.3, 0.3]), kind=kind, **given)
+        torch.testing.assert_close(mixed[[0, 3, 4, 5]], each[[0, 3, 4, 5]], rtol=1e-5, atol=1e-5)
+        assert (mixed[1:3] - each[1:3]).abs().max() > 1e-3

@@ -93,3 +93,15 @@ def test_the_posterior_is_bayes_with_gaussian_kernels():
     np.testing.assert_allclose(found, expected)
     assert found[1] == pytest.approx(0.5)
     assert list(posterior(at, np.array(["a"] * 3), real[:2], kinds[:2])) == [1, 1, 1]
+
+
+def test_columns_are_compared_cell_by_cell_whatever_they_hold():
+    from detection.gates import differ
+
+    cells = {"float": [1.5, 2.5, 3.5], "Int64": [1, 2, 3], "boolean": [True, False, True], "string": ["a", "b", "c"],
+             "category": ["a", "b", "c"], "datetime64[ns]": pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"])}
+    for dtype, (a, b, c) in cells.items():  # c is a for booleans
+        one, other = (pd.Series(v, dtype=dtype) for v in ([a, b, None, a, None], [a, c, None, None, b]))
+        assert differ(one, other).tolist() == [False, b != c, False, True, True], dtype
+    one, other = pd.Series(["a", "b"], dtype="category"), pd.Series(["a", "z"], dtype="category")
+    assert differ(one, other).tolist() == [False, True]  # of other categories

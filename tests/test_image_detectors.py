@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 
 from data.errors import InputError
 from data.records import Records, concat, make_meta
@@ -301,6 +302,29 @@ def test_planted_squares_are_outlined():
         found = chance > 0.5
         assert (found & mask).sum() / (found | mask).sum() > 0.6
     assert max(chance.max() for chance in judge.score_map(dark(4, 4))) < 0.5
+
+
+@pytest.mark.parametrize("make", [
+    lambda: memory.MemoryBank(size=128, bank=60), lambda: Segmentation(size=128, steps=12, batch=4),
+])  # fmt: skip
+def test_what_is_near_a_mask_is_scored_as_in_the_whole_image_and_less_is_computed(make, monkeypatch):
+    detector, rng, seen = make().fit(concat([dark(6, 1), squares(4, 2)]), seed=0), np.random.default_rng(0), []
+    shapes = [(128, 128), (300, 260), (70, 60), (128, 128), (90, 200)]
+    masks = []
+    for high, wide in shapes:
+        mask, (top, left) = np.zeros((high, wide), bool), rng.integers(0, 50, 2)
+        mask[top : top + 3, left : left + 5] = True
+        masks.append(mask)
+    masks[3][:] = False  # no mask: all of it
+    new = records([noise(1, shape, seed)[0] for seed, shape in enumerate(shapes)], 1, masks)
+    whole = detector.score_map(new)
+    plain = memory.MemoryBank._squared
+    monkeypatch.setattr(memory.MemoryBank, "_squared", lambda self, x: seen.append(len(x)) or plain(self, x))
+    near = detector.score_near(new)
+    for mask, a, b in zip(masks, near, whole):
+        where = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=memory.MARGIN) if mask.any() else ~mask
+        np.testing.assert_allclose(a[where], b[where], rtol=2e-4, atol=1e-5)
+    assert seen[3] == 256 and max(seen[:3] + seen[4:]) < 150
 
 
 def test_images_without_masks_are_still_told_apart():
