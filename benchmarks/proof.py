@@ -38,6 +38,7 @@ from pipelines.work import atomic_file
 ROOT = Path(__file__).resolve().parent.parent
 FILE, RESULTS = Path("benchmarks/proof.yaml"), Path("benchmarks/results")
 ALWAYS = {"train.*.shuffled": True}  # the control of shuffled masks too
+RATIO = ("likelihood", "alike")  # criteria by the likelihood ratio, which judges no images
 GATE = ("chosen", "reference", "accepted", "gain", "truly_helpful", "seeds")
 Budgets = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
@@ -76,7 +77,7 @@ def criteria_cells(proof: Proof, root: Path, only: list[str] | None = None) -> l
         settings = settings_for(root / cell.params, cell.dataset, cell.set)
         modality = settings["datasets"][cell.dataset]["modality"]
         for name in CRITERIA:
-            if name != settings["filter"][modality]["criterion"] and (name != "likelihood" or modality != "image"):
+            if name != settings["filter"][modality]["criterion"] and (modality != "image" or name not in RATIO):
                 changes = {**cell.set, "filter.*.criterion": name, "gate.*.supports": 1}
                 out.append(Cell(f"{cell.name}--{name}", cell.dataset, cell.params, changes))
     return out

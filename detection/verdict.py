@@ -22,15 +22,35 @@ def rarity(scores: pd.DataFrame) -> np.ndarray:
     return np.clip(scores["copy_distance"].to_numpy(float), 0, FAR) / FAR
 
 
-def near(scores: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
-    """(N,) minus how far the judges' score lies from the median real anomaly's."""
-    return -np.abs(scores["fused"].to_numpy(float) - np.nanmedian(real["fused"].to_numpy(float)))
+def near(scores: pd.DataFrame, real: pd.DataFrame, role: str = "fused") -> np.ndarray:
+    """(N,) minus how far the judges' score, or a single judge's, lies from the median real anomaly's."""
+    one, other = (table[role].fillna(table["fused"]).to_numpy(float) for table in (scores, real))
+    return -np.abs(one - np.nanmedian(other))
+
+
+def ranks(*values: np.ndarray) -> np.ndarray:
+    """(N,) the mean of the ranks by each, scaled to (0, 1]."""
+    from scipy.stats import rankdata
+
+    return np.mean([rankdata(v) / len(v) for v in values], axis=0) if len(values[0]) else values[0]
+
+
+def eap(scores: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
+    """(N,) rarity times visibility (arXiv:2405.13699)."""
+    return rarity(scores) * np.clip(scores["fused"].to_numpy(float), 0, 1)
+
+
+def alike(scores: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
+    """(N,) `near` by the likelihood ratio: as much likelier to be an anomaly as real ones are, and no more."""
+    return near(scores, real, "likelihood")
 
 
 # what ranks the records that passed gates and bands, higher is better: f(scores, real) -> (N,)
 CRITERIA = {
-    "eap": lambda s, r: rarity(s) * np.clip(s["fused"].to_numpy(float), 0, 1),  # arXiv:2405.13699
+    "eap": eap,
     "near": near,
+    "alike": alike,
+    "balanced": lambda s, r: ranks(eap(s, r), alike(s, r)),  # rare and visible, yet as anomalous as real ones
     "plain": lambda s, r: s["fused"].to_numpy(float),  # the most visible first
     "hard": lambda s, r: -s["supervised"].to_numpy(float),  # what the detector sees least, of what is visible
     "likelihood": lambda s, r: s["likelihood"].fillna(s["fused"]).to_numpy(float),

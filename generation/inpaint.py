@@ -27,12 +27,14 @@ from generation.masks import (
 )
 from generation.model import Adapter
 from generation.paste import generated_meta, paste_images, paste_series
+from generation.plan import PLACES
 
 # records denoised at once, see in_batches
 BATCH = {"image": 16, "series": 32, "row": 96}
 PART = {"image": 16, "series": 512, "row": 2048}  # records prepared and yielded at once
-WHOLE = 0.5  # share of rows whose every cell is noised
-SLIGHT = (0.35, 0.4)  # strengths for them: noise of about 0.16 to 0.26 std where sigma_max is 20
+# rows, see row_chunk
+CROSSED = (0.2, 1.0)  # share of a row's cells that come from a mate
+LONE = (0.4, 1.0)  # strengths for a parent without a mate
 
 
 def denoise_all(
@@ -230,35 +232,39 @@ def row_chunk(
     scale: float = 1.0,
     kind_noise: float = 0.0,
 ) -> Records:
-    """One chunk of rows, each made of a real anomaly (the plan's parent, its host) in one of two ways.
+    """One chunk of rows, each made of a real anomaly (the plan's parent, its host) and denoised as an anomaly.
 
-    WHOLE of them are noised a little in every cell and denoised as an anomaly. The rest keep the cells that deviate
-    from normals, and their nuisance cells are noised to a `strength` and made anew. Both tied for best in pilots; a
-    table of flags gives copies by the second alone.
+    Some of its cells come from its mates, each from any of them, as if columns did not depend on each other; noise of a
+    `strength`, of its lower half for `slight` records and its upper half for `strong` ones, lets the denoiser put right
+    what does not go together. Noised parents alone, crossed with none, are too alike: detectors learn the ten
+    anomalies again, and less of them. A parent without a mate keeps the cells in which it deviates from normals, and
+    of the others a `share` is made anew at the strengths LONE.
     """
     codec = adapter.base.codec
     chosen = support.take(plan["parent"].to_numpy())
-    x = codec.encode(chosen)[0].astype(np.float32)
-    normals = codec.encode(hosts)[0]
-    column = np.asarray(codec.feature_column)
-    real = codec.encode(support)[0]
-    far = {parent: deviation(real[parent], normals, codec) for parent in sorted(set(plan["parent"]))}
-    cells, strengths = [], []
+    column, count = np.asarray(codec.feature_column), len(codec.columns)
+    normals, real = (codec.encode(part)[0].astype(np.float32) for part in (hosts, support))
+    lone = {row.parent for row in plan.itertuples() if len(row.mates) < 2}
+    far = {parent: deviation(real[parent], normals, codec) for parent in sorted(lone)}
+    levels = dict(zip(PLACES["row"], np.linspace(*strength, 4).reshape(2, 2)))
+    cells, strengths, donors = [], [], []
     for row in plan.itertuples():
-        rng = record_rng(row.seed)
-        if rng.random() < WHOLE:
-            cells.append(np.ones(len(codec.columns), bool))
-            strengths.append(float(rng.choice(np.linspace(*SLIGHT, 3))))
+        rng, donor, cell = record_rng(row.seed), np.full(count, row.parent), np.ones(count, bool)
+        if len(row.mates) > 1:
+            crossed = rng.random(count) < rng.uniform(*CROSSED)
+            donor = np.where(crossed, rng.choice(row.mates, count), donor)
+            strengths.append(float(rng.choice(levels[row.place])))
         else:
-            cells.append(nuisance_cells(rng, far[row.parent], support.mask[row.parent], share=share))
-            strengths.append(float(rng.choice(np.linspace(*strength, 4))))
-    cells = np.stack(cells)
-    hole = cells[:, column].astype(np.float32)
+            cell = nuisance_cells(rng, far[row.parent], support.mask[row.parent], share=share)
+            strengths.append(float(rng.choice(np.linspace(*LONE, 4))))
+        cells.append(cell)
+        donors.append(donor)
+    cells, donors = np.stack(cells), np.stack(donors)
+    x, hole = real[plan["parent"].to_numpy()], cells[:, column].astype(np.float32)
     made, _ = denoise_all(
         adapter, plan, x, x * (1 - hole), hole, np.array(strengths), steps=steps, sampler=sampler, sigma_max=sigma_max,
-        scale=scale, kind_noise=kind_noise,
+        edit=real[donors[:, column], np.arange(len(column))], scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
-    values = codec.decode(made, chosen, cells)
     meta = generated_meta(
         plan,
         hosts,
@@ -269,8 +275,11 @@ def row_chunk(
         changed=[list(map(bool, c)) for c in cells],
         strength=strengths,
     )
+    names = support.meta["id"].to_numpy()
     meta["host"], meta["group"] = list(chosen.meta["id"]), list(chosen.meta["group"])
-    return Records("row", meta, values, chosen.mask.copy(), hosts.schema, None)
+    meta["parents"] = [list(dict.fromkeys(names[[parent, *own]])) for parent, own in zip(plan["parent"], donors)]
+    mask = np.stack(list(support.mask))[donors, np.arange(count)]
+    return Records("row", meta, codec.decode(made, chosen, cells), mask, hosts.schema, None)
 
 
 GENERATE = {"image": image_chunk, "series": series_chunk, "row": row_chunk}

@@ -13,7 +13,8 @@ from data.records import Records
 
 SIZES = {"small": (0.6, 0.85), "like": (0.85, 1.2), "large": (1.2, 1.6)}  # mask scale over the parent's
 SEVERITIES = {"faint": (0.6, 0.85), "like": (0.85, 1.15), "strong": (1.15, 1.5)}  # over the kind's matched cfg_scale
-PLACES = {"image": ("inner", "outer"), "series": ("early", "middle", "late"), "row": ("any",)}
+# where in the host; of rows, which have no place, how much they are noised (inpaint.row_chunk)
+PLACES = {"image": ("inner", "outer"), "series": ("early", "middle", "late"), "row": ("slight", "strong")}
 HOSTS = ("plain", "usual", "busy")  # thirds of the normals by how much goes on in them
 EXPLORE = 0.3
 
@@ -67,7 +68,8 @@ def plan(
     steer: dict[str, float] | None = None,
 ) -> pd.DataFrame:
     """`count` rows: seed, kind, size, severity_bin, place, host_bin (names), size_factor, severity_factor, parent, host
-    (positions in `support` and `fit`). Row i does not change with `count`."""
+    (positions in `support` and `fit`), fold and mates (positions in `support` of the parent's kind in its fold).
+    Row i does not change with `count`."""
     kinds = sorted(set(support.meta["kind"]))
     choices = arms(kinds, fit.modality)
     below = {factor: chances(names, steer).cumsum() for factor, names in choices.items()}
@@ -76,6 +78,7 @@ def plan(
     host_fold = np.array([folds[i] for i in fit.meta["id"]])
     parent_fold = np.array([folds[i] for i in support.meta["id"]])
     parents = {kind: np.flatnonzero(kind_of == kind) for kind in kinds}
+    mates = {i: np.flatnonzero((kind_of == kind_of[i]) & (parent_fold == parent_fold[i])) for i in range(len(support))}
     hosts = {fold: np.flatnonzero(host_fold == fold) for fold in set(parent_fold)}
     near = {(fold, name): own[bin_of[own] == name] for fold, own in hosts.items() for name in set(bin_of)}
     rows = []
@@ -93,5 +96,6 @@ def plan(
             "seed": own, "kind": kind, "size": size, "severity_bin": severity, "place": place, "host_bin": host_bin,
             "parent": parent, "host": int(rng.choice(pool)), "size_factor": float(rng.uniform(*SIZES[size])),
             "severity_factor": float(rng.uniform(*SEVERITIES[severity])), "fold": int(fold),
+            "mates": mates[parent],
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -285,8 +285,8 @@ class GenerateSeries(GenerateSettings):
 
 
 class GenerateRow(GenerateSettings):
-    strength: Span
-    share: Share  # of a row's cells that count as deviating at most
+    strength: Span  # noise on a row crossed of several anomalies; more of it, more is made anew
+    share: Share  # of a row's cells that are made anew where there is no other anomaly of its kind to cross it with
 
 
 class Generate(RoundSection):
@@ -324,7 +324,7 @@ class FilterSettings(Model):
     low: Unit  # quantiles of the real anomalies' scores that set invisible and trivial
     high: Unit
     trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of the kept
-    criterion: Literal["eap", "near", "plain", "hard", "likelihood", "typical"]  # what ranks the records left
+    criterion: Literal["eap", "near", "alike", "balanced", "plain", "hard", "likelihood", "typical"]  # ranks the rest
     keep_share: Annotated[float, Field(gt=0, le=1)]  # best-ranked part of each kind's records left that is kept
     kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind
     kind_least: Annotated[int, Field(ge=0)]  # records of a kind that come back, if only bands or ranks refused them

@@ -84,8 +84,11 @@ def test_another_seed_gives_another_record(fitted):
 def test_provenance_names_host_parent_and_their_common_fold(fitted):
     made = fitted.make()
     for row in made.meta.itertuples():
-        assert row.synthetic and row.label == 1 and row.kind.startswith("k") and len(row.parents) == 1
-        assert fitted.folds[row.parents[0]] == row.fold
+        assert row.synthetic and row.label == 1 and row.kind.startswith("k")
+        assert len(set(row.parents)) == len(row.parents) >= 1
+        assert len(row.parents) == 1 or fitted.base.modality == "row"
+        kinds = fitted.support.meta.set_index("id")["kind"]
+        assert {(fitted.folds[p], kinds[p]) for p in row.parents} == {(row.fold, row.kind)}
         assert fitted.folds[row.host] == row.fold
         assert row.mask_source == f"bank:{row.parents[0]}"
 
@@ -367,3 +370,31 @@ def test_the_scale_is_severity():
     )
     gap = [np.mean([np.abs(x - c).mean() for x, c in zip(made.x, made.control)]) for made in (weak, strong)]
     assert gap[0] < gap[1]
+
+
+def test_crossed_rows_take_cells_of_mates_and_name_them():
+    fitted = Fitted("row")
+    rows = plan(fitted.fit, fitted.support, fitted.folds, count=40, seed=3, round_=1)
+
+    def make(rows: pd.DataFrame, strength: tuple[float, float]) -> Records:
+        settings = {**tiny.SAMPLING["row"], "strength": strength, "steps": 20}
+        return concat(list(generate(fitted.adapter, fitted.fit, fitted.support, rows, **settings)))
+
+    made, names = make(rows, (0.05, 0.05)), list(fitted.support.meta["id"])  # next to no noise: as it was crossed
+    assert all(m == [True] * 4 for m in made.meta["changed"])
+    parents = [[names.index(p) for p in own] for own in made.meta["parents"]]
+    for i, own in enumerate(parents):
+        assert own[0] == names.index(made.meta["host"][i]) == rows["parent"][i] and set(own) <= set(rows["mates"][i])
+        for column in made.x:
+            real, cell = fitted.support.x[column].iloc[own], made.x[column].iloc[i]
+            if pd.isna(cell):
+                assert real.isna().any()
+            elif pd.api.types.is_numeric_dtype(real):
+                near = (real.dropna().astype(float) - float(cell)).abs().min()
+                assert near < 0.1 * fitted.fit.x[column].astype(float).std() + 0.5, column
+    assert sum(len(own) > 1 for own in parents) > 20
+    noised = make(rows, (0.2, 0.65))
+    slight = (rows["place"] == "slight").to_numpy()
+    assert set(noised.meta["strength"][slight]) == {0.2, 0.35} and set(noised.meta["strength"][~slight]) == {0.5, 0.65}
+    lone = make(rows.assign(mates=[np.array([p]) for p in rows["parent"]]), (0.2, 0.65))
+    assert all(len(p) == 1 for p in lone.meta["parents"]) and set(map(sum, lone.meta["changed"])) == {2}

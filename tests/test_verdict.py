@@ -27,7 +27,7 @@ from detection.verdict import (
 SETTINGS = {"min_overlap": 0.2, "seam": 0.95, "contrast": [0.5, 2.0], "copy": 0.3, "posterior": 0.1, "floor": 0.5,
             "ceiling": 0.95, "low": 0.1, "high": 0.9, "trivial_share": 0.5, "criterion": "eap", "keep_share": 1.0,
             "kind_most": 1.0, "kind_least": 0}  # fmt: skip
-REAL = pd.DataFrame({"fused": np.linspace(0.6, 0.98, 20)})
+REAL = pd.DataFrame({"fused": np.linspace(0.6, 0.98, 20), "likelihood": np.linspace(0.9, 1, 20)})
 
 
 GOOD = {"fused": 0.8, "supervised": 0.8, "likelihood": np.nan, "control": 0.3, "copy_distance": 1.0, "outside": 0,
@@ -108,11 +108,12 @@ def many(count: int, **columns) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("criterion, best", [
-    ("eap", 3), ("near", 1), ("plain", 4), ("hard", 2), ("likelihood", 0), ("typical", 4),
+    ("eap", 3), ("near", 1), ("alike", 0), ("balanced", 3), ("plain", 4), ("hard", 2), ("likelihood", 0),
+    ("typical", 4),
 ])  # fmt: skip
 def test_every_criterion_keeps_what_it_ranks_first(criterion, best):
     columns = {"fused": [0.7, 0.8, 0.65, 0.85, 0.9], "supervised": [0.9, 0.8, 0.1, 0.8, 0.7],
-               "likelihood": [0.99, 0.5, 0.5, 0.5, 0.5], "copy_distance": [1.0, 1.0, 1.0, 1.9, 0.4]}  # fmt: skip
+               "likelihood": [0.99, 0.5, 0.5, 0.6, 0.5], "copy_distance": [1.0, 1.0, 1.0, 1.9, 0.4]}  # fmt: skip
     meta, scores = many(5, **columns)
     out = verdicts(meta, scores, REAL, **{**SETTINGS, "criterion": criterion, "keep_share": 0.2})
     assert list(np.flatnonzero(out["keep"])) == [best]

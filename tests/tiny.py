@@ -17,7 +17,7 @@ ADAPT = {"rank": 2, "steps": 4, "batch": 8, "lr": 1e-2, "pool": 8, "prior": 0.25
 SAMPLING = {
     "image": {"steps": 3, "strength": 1.0, "sampler": "dpmpp_2m", "sigma_max": 10.0},
     "series": {"steps": 3, "strength": (0.4, 1.0), "sampler": "dpmpp_2m", "sigma_max": 10.0},
-    "row": {"steps": 3, "strength": (0.4, 1.0), "sampler": "heun", "sigma_max": 10.0, "share": 0.5},
+    "row": {"steps": 3, "strength": (0.2, 0.65), "sampler": "heun", "sigma_max": 10.0, "share": 0.5},
 }  # fmt: skip
 MODALITIES = tuple(SETTINGS)
 
