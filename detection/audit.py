@@ -15,6 +15,7 @@ from data.leaks import check
 from data.records import Records
 
 SAME = 1e-3  # of the distance between real anomalies: nearer is the same anomaly
+REPEATED = 0.3  # of the remade cells of a column: a value may be as much more frequent than real ones have it
 TELLING = 10  # records named that are easiest to tell
 Named = tuple[str, str]
 ARMS = ("standard", "classical", "dropped", "filtered", "mixed")  # add equally many records
@@ -140,26 +141,23 @@ def outside_mask(pairs: Iterable[tuple[str, str]], records: int) -> dict:
 # what gives them away
 
 
-def shortcut_check(made: Records, hosts: Records, pool: Records, *, limit: float) -> dict:
-    """Whether generated records can be told from real ones by what is not anomalous in them.
+def shortcut_check(made: Records, hosts: Records, pool: Records, normals: Records, *, limit: float) -> dict:
+    """Whether generated records have a trace that a detector could take for the anomaly.
 
-    The real ones are the hosts themselves with the mask of another record hidden. Of rows, whose hosts are real
-    anomalies and whose masks are whole rows, it is the remade cells against the same cells of the real anomalies in
-    `pool`. Fails where the interval of the AUROC lies above `limit`.
+    The real images and series are the hosts themselves with the mask of another record hidden. Rows, whose masks are
+    whole rows, are held against the real anomalies in `pool` by a detector trained on generated rows and `normals`.
+    Fails where the interval of the AUROC lies above `limit`.
     """
-    from detection.shortcut import LEAST, shortcut
+    from detection.shortcut import LEAST, shortcut, shortcut_of_rows
 
-    if made.modality != "row":  # what is its host tells nothing
-        changed = np.array([bool(np.any(m)) for m in made.mask], bool)
-        made, hosts = made.take(changed), hosts.take(changed)
-    what, hidden, real = "generated against real, the mask hidden", made.mask, hosts
     if made.modality == "row":
-        what, real = "remade cells against the same cells of real anomalies", pool
-        if "changed" not in made.meta:
-            detail = "does not apply: no record says which cells it remade"
-            return check("shortcut", [], figure=np.nan, limit=limit, detail=detail)
-        hidden = list(made.meta["changed"])
-    found = shortcut(made, list(hidden), list(made.meta["host"]), real, list(real.meta["id"]))
+        what, real = "a detector trained on others of them, over real anomalies", pool
+        found = shortcut_of_rows(made, list(made.meta["host"]), real, list(real.meta["id"]), normals)
+    else:
+        changed = np.array([bool(np.any(m)) for m in made.mask], bool)  # what is its host tells nothing
+        made, real = made.take(changed), hosts.take(changed)
+        what = "generated against real, the mask hidden"
+        found = shortcut(made, list(made.mask), list(made.meta["host"]), real, list(real.meta["id"]))
     if not np.isfinite(found["auroc"]):
         detail = f"too few to say: {len(made)} generated and {len(real)} real, {LEAST} each are needed"
         return check("shortcut", [], figure=np.nan, limit=limit, detail=detail)
@@ -168,6 +166,41 @@ def shortcut_check(made: Records, hosts: Records, pool: Records, *, limit: float
     area = f"AUROC {found['auroc']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
     detail = f"{what}: {area}, {len(made)} and {len(real)} records"
     return check("shortcut", pairs, figure=found["auroc"], limit=limit, detail=detail)
+
+
+def repeats(made: Records, pool: Records, normals: Records) -> dict:
+    """Whether remade cells hold one value (a gap is one too) far more often than the real anomalies in `pool` and the
+    `normals` do: a trace that lies within what is usual for anomalies. figure: the greatest excess of its share."""
+    from detection.shortcut import LEAST
+
+    changed = np.stack([np.asarray(c, bool) for c in made.meta["changed"]]) if len(made) else np.zeros((0, 0), bool)
+    worst, detail, pairs = 0.0, "no value stands out", []
+    for i, name in enumerate(pool.x.columns if len(made) else ()):
+        cells = made.x[name].to_numpy(object)[changed[:, i]]
+        share, *real = (shares(values) for values in (cells, pool.x[name], normals.x[name]))
+        excess = {value: own - max(other.get(value, 0.0) for other in real) for value, own in share.items()}
+        value = max(excess, key=excess.__getitem__, default=None)
+        if len(cells) < LEAST or excess[value] <= worst:
+            continue
+        worst, detail = excess[value], f"column '{name}': {share[value]:.0%} of remade cells are {value}"
+        rows = np.flatnonzero(changed[:, i])[[plain(cell) == value for cell in cells]][:TELLING]
+        pairs = list(zip(made.meta["id"].iloc[rows], made.meta["host"].iloc[rows]))
+    return check("repeats", pairs if worst > REPEATED else [], figure=worst, limit=REPEATED, detail=detail)
+
+
+def shares(cells) -> dict:
+    """{value: its share}, a gap being None."""
+    from collections import Counter
+
+    count = Counter(map(plain, cells))
+    return {value: n / len(cells) for value, n in count.items()}
+
+
+def plain(cell):
+    """The cell, None for a gap."""
+    import pandas as pd
+
+    return None if pd.isna(cell) else cell
 
 
 # what they remember

@@ -1,7 +1,9 @@
-"""The shortcut check: can generated records be told from real ones without looking at what is anomalous in them?
+"""The shortcut check: have generated records a trace that a detector could take for the anomaly?
 
-What was generated is hidden, and as much is hidden of the real ones, at places that other generated records had. Then
-only traces are left that a detector could take for the anomaly: a seam, another grain, other compression, rounding.
+Images and series: what was generated is hidden, and as much is hidden of the real ones, at places that other generated
+records had. What still tells the two apart is a trace: a seam, another grain, other compression, rounding. Nothing of a
+row is left then, so a detector is asked: one that learned from generated rows must not find others of them far more
+anomalous than real anomalies, as it does where a value, a category or a gap is theirs alone.
 """
 
 from __future__ import annotations
@@ -18,31 +20,46 @@ REDRAWS = 500  # of the groups, for the interval
 LEAST = 20  # records a side: fewer say nothing
 LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
 GRID = 8  # pixels of a JPEG block
-CATEGORIES = 10  # of a column that have a flag
+NORMALS = 2000  # most that a detector of rows learns from
 
 
 def shortcut(made: Records, hidden: list, made_group: list, real: Records, real_group: list) -> dict:
-    """{"auroc", "low", "high", "scores"} of generated against real records, what is hidden left out of both.
+    """{"auroc", "low", "high", "scores"} of generated against real images or series, what is hidden left out of both.
 
-    hidden: of the generated ones, True where nothing may be looked at (rows: where alone is looked); group: the host,
-    which lies in one part of the cross-validation with all that was made of it. scores: (N,) of the generated ones,
-    higher is more telling. The interval redraws groups; with fewer than LEAST records a side there is no answer (nan).
+    hidden: of the generated ones, True where nothing may be looked at; group: the host, which lies in one part of the
+    cross-validation with all that was made of it. scores: (N,) of the generated ones, higher is more telling. The
+    interval redraws groups; with fewer than LEAST records a side there is no answer (nan).
     """
+    label, group, part = parts_of(made, made_group, real, real_group)
+    if part is None:
+        return unanswered(made)
+    features, borrowed = FEATURES[made.modality], borrow(hidden, part[: len(made)], real, part[len(made) :])
+    x = np.concatenate([features(made, hidden, real), features(real, borrowed, real)])
+    return answer(label, out_of_fold(x, label, part), group)
+
+
+def parts_of(made: Records, made_group: list, real: Records, real_group: list) -> tuple:
+    """(whether generated, group, part of the cross-validation) of generated and real ones; no parts of too few."""
     from sklearn.model_selection import GroupKFold
 
     label = np.r_[np.ones(len(made)), np.zeros(len(real))]
     group = pd.factorize(pd.Series([*made_group, *real_group]))[0]
     folds = min(PARTS, len(np.unique(group)))
     if min(len(made), len(real)) < LEAST or folds < 2:
-        return {"auroc": np.nan, "low": np.nan, "high": np.nan, "scores": np.full(len(made), np.nan)}
+        return label, group, None
     part = np.zeros(len(label), int)
     for number, (_, test) in enumerate(GroupKFold(folds, shuffle=True, random_state=0).split(label, label, group)):
         part[test] = number
-    features, borrowed = FEATURES[made.modality], borrow(hidden, part[: len(made)], real, part[len(made) :])
-    x = np.concatenate([features(made, hidden, real), features(real, borrowed, real)])
-    score = out_of_fold(x, label, part)
+    return label, group, part
+
+
+def unanswered(made: Records) -> dict:
+    return {"auroc": np.nan, "low": np.nan, "high": np.nan, "scores": np.full(len(made), np.nan)}
+
+
+def answer(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> dict:
     value, low, high = area(label, score, group)
-    return {"auroc": value, "low": low, "high": high, "scores": score[: len(made)]}
+    return {"auroc": value, "low": low, "high": high, "scores": score[label == 1]}
 
 
 def borrow(hidden: list, made_part: np.ndarray, real: Records, real_part: np.ndarray) -> list:
@@ -219,24 +236,23 @@ def most(values: np.ndarray) -> float:
 # rows
 
 
-def row_features(records: Records, hidden: list, like: Records) -> np.ndarray:
-    """(N, F) the values of the cells that were made, nan for all others: those are a real anomaly's own.
+def shortcut_of_rows(made: Records, made_group: list, real: Records, real_group: list, normals: Records) -> dict:
+    """As `shortcut`, of how anomalous a part's rows are to a detector that learned normals and generated rows of the
+    other parts: near 0.5 where it finds real anomalies as anomalous as generated ones."""
+    from data.records import concat
+    from detection.arms import bare
+    from detection.detectors import DETECTORS
 
-    like: the real anomalies, whose most frequent categories have a flag each.
-    """
-    shown, out = np.stack([np.asarray(h, bool) for h in hidden]), []
-    for i, column in enumerate(records.schema["columns"]):
-        cells, name = records.x[column["name"]], column["name"]
-        values = [cells.isna().to_numpy(float)]
-        if column["type"] in ("categorical", "boolean"):
-            usual = like.x[name].value_counts().index[:CATEGORIES]
-            values += [(cells == category).fillna(False).to_numpy(float) for category in usual]
-        elif column["type"] == "date":
-            values.append(np.where(cells.isna(), np.nan, cells.astype("int64").to_numpy(np.float64)))
-        else:
-            values.append(cells.to_numpy(np.float64, na_value=np.nan))
-        out += [np.where(shown[:, i], value, np.nan) for value in values]
-    return np.column_stack(out)
+    label, group, part = parts_of(made, made_group, real, real_group)
+    if part is None:
+        return unanswered(made)
+    some = np.sort(np.random.default_rng(0).permutation(len(normals))[:NORMALS])
+    usual, rows, score = bare(normals.take(some)), concat([bare(made), bare(real)]), np.zeros(len(label))
+    for number in np.unique(part):
+        learned = rows.take(np.flatnonzero((part != number) & (label == 1)))
+        detector = DETECTORS["row"]["forest"]().fit(concat([usual, learned]), seed=0)
+        score[part == number] = detector.score_map(rows.take(np.flatnonzero(part == number)))
+    return answer(label, score, group)
 
 
-FEATURES = {"image": image_features, "series": series_features, "row": row_features}
+FEATURES = {"image": image_features, "series": series_features}

@@ -66,7 +66,7 @@ def of_generated(run: Run, real: dict, marks: dict) -> list[dict]:
         audit.synthetic(audit.synthetic_outside(marks, made, contents)),
         audit.cross_fit(judged),
         audit.outside_mask((pair for part, hosts in looked for pair in audit.changed_outside(part, hosts)), few),
-        shortcut_of(run, looked, pool),
+        *shortcuts(run, looked, fit, pool),
         audit.memorisation(*kept_copies(run, fit, pool), copy=run.settings.copy_, copies=run.settings.copies),
     ]
 
@@ -169,15 +169,14 @@ def sample(meta: Any, count: int, seed: int) -> set[str]:
     return set(meta["id"].iloc[order[: max(1, count)]])
 
 
-def shortcut_of(run: Run, looked: list, pool: Any) -> dict:
-    """The shortcut check on all records looked at."""
+def shortcuts(run: Run, looked: list, fit: Any, pool: Any) -> list[dict]:
+    """The checks for traces on all records looked at."""
     from data.records import concat
-    from detection.audit import shortcut_check
+    from detection.audit import repeats, shortcut_check
 
-    if not looked:
-        return shortcut_check(pool.take([]), pool.take([]), pool, limit=run.settings.shortcut)
-    made, hosts = (concat(list(parts)) for parts in zip(*looked))
-    return shortcut_check(made, hosts, pool, limit=run.settings.shortcut)
+    made, hosts = (concat(list(parts)) for parts in zip(*looked)) if looked else (pool.take([]), pool.take([]))
+    found = [shortcut_check(made, hosts, pool, fit, limit=run.settings.shortcut)]
+    return [*found, repeats(made, pool, fit)] if run.modality == "row" else found
 
 
 def of_arms(run: Run) -> dict:

@@ -448,7 +448,7 @@ class AuditSeries(AuditSettings):
 
 
 class AuditRow(AuditSettings):
-    shortcut: Annotated[float, Field(ge=0.5, le=1)] = 0.75  # the whole row is the anomaly: likeness counts in it too
+    shortcut: Annotated[float, Field(ge=0.5, le=1)] = 0.95  # generated over real, to a detector of others
 
 
 class Audit(Model):
