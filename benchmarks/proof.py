@@ -11,7 +11,8 @@ proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate
                   are "<set>@k5". gate: chosen, reference, accepted, gain, truly_helpful (whether on the real test split
                   the paired gain of the gate's best candidate with generations over its best one without has a mean
                   above 0, whatever the gate decided; it sees no test), seeds (each support's decision and gain).
-proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds"}}
+proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds",
+                  "criterion"}}
 proof_criteria.json  {set: {criterion: {arm: {"mean", "low", "high", "values"}}}}, of the set's metric
 proof.md          the tables
 """
@@ -124,8 +125,9 @@ def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tupl
         both.append(json.loads(path.read_text()) if path.exists() else {})
     for result in results:
         if result["status"] == "done":
-            parts = entry(result)
-            parts[1]["rounds"] = rounds_of(cells / result["cell"] / "tree" / "artifacts" / result["dataset"])
+            parts, tree = entry(result), cells / result["cell"] / "tree"
+            parts[1]["rounds"] = rounds_of(tree / "artifacts" / result["dataset"])
+            parts[1]["criterion"] = read_yaml(tree / "params.yaml")["filter"][parts[1]["modality"]]["criterion"]
             for known, part in zip(both, parts):
                 known[title(result["dataset"], parts[1]["k"])] = part
     order = list(proof.sets)

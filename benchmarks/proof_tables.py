@@ -134,7 +134,8 @@ def criteria_table(criteria: dict, heads: dict, about: dict) -> str:
     rows = []
     for name, own in criteria.items():
         metric = about[name]["metric"] if name in about else ""
-        usual = {"eap": {arm: heads[name][arm][metric] for arm in ("dropped", "filtered")}} if name in heads else {}
+        head = {arm: heads[name][arm][metric] for arm in ("dropped", "filtered")} if name in heads else None
+        usual = {f"{about[name]['criterion']} (the set's own)": head} if head else {}
         for criterion, arms in (usual | own).items():
             gain = paired({arm: {metric: value} for arm, value in arms.items()}, "filtered", "dropped", metric)
             rows.append([name, criterion, mean(arms["filtered"]), mean(arms["dropped"]), signed(gain)])

@@ -105,7 +105,7 @@ def test_the_other_criteria_are_cells_of_their_own_beside_the_usual_one(code, tm
     (root / "benchmarks" / "results").mkdir(parents=True)
     (root / "benchmarks" / "proof.yaml").write_text(yaml.safe_dump({"k": [10], "seeds": 3, "sets": SETS}))
     cells = code.proof.criteria_cells(proof_of(code), root, ["cells"])
-    others = ["near", "alike", "balanced", "plain", "hard", "likelihood", "typical"]
+    others = ["eap", "near", "alike", "plain", "hard", "likelihood", "typical"]
     assert [c.name.split("--")[-1] for c in cells] == others
     assert {c.set["gate.*.supports"] for c in cells} == {1} and {c.set["prepare.support"] for c in cells} == {10}
     monkeypatch.setattr(code.proof, "criteria_cells", lambda *_: cells[:2])
@@ -114,11 +114,11 @@ def test_the_other_criteria_are_cells_of_their_own_beside_the_usual_one(code, tm
     before = json.loads((results / "proof.json").read_text())
     assert code.proof.main(["--criteria", "--only", "cells"], root) == 0
     told = json.loads((results / "proof_criteria.json").read_text())
-    assert list(told) == ["cells"] and list(told["cells"]) == ["near", "alike"]
+    assert list(told) == ["cells"] and list(told["cells"]) == ["eap", "near"]
     assert set(told["cells"]["near"]) == {"generated", "dropped", "filtered"}
     assert json.loads((results / "proof.json").read_text()) == before
     text = (results / "proof.md").read_text()
-    assert text.count("| cells | eap |") == text.count("| cells | near |") == 1
+    assert text.count("| cells | balanced (the set's own) |") == text.count("| cells | near |") == 1
 
 
 # tables
