@@ -76,6 +76,8 @@ def test_twins_enter_training_as_normals_without_a_mask():
     twins = as_normals(Records("image", made.meta, made.x, made.mask, made.schema, None, fit.take([0, 1, 2]).x))
     assert (twins.meta["label"] == 0).all() and not any(m.any() for m in twins.mask)
     np.testing.assert_array_equal(twins.x[1], fit.x[1])
-    rows_fit, rows_support = tiny.make("row")
-    rows = classical("row", rows_fit, rows_support, [1, 2])
-    assert as_normals(rows) is None
+    for modality in ("series", "row"):
+        fit, support = tiny.make(modality)
+        made = classical(modality, fit, support, [1, 2])
+        twins = Records(modality, made.meta, made.x, made.mask, made.schema, made.time, made.x)
+        assert as_normals(made) is as_normals(twins) is None
