@@ -576,3 +576,25 @@ def test_a_mask_keeps_its_place_at_another_size():
     tiny = np.zeros((100, 100), bool)
     tiny[1, 1] = True
     assert shortcut.fitted(tiny, (5, 5)).any()
+
+
+def rows_of(values: list, changed: bool = True) -> Records:
+    """Rows of one numeric column."""
+    count = len(values)
+    meta = make_meta(count, id=[f"m{i}" for i in range(count)], host=["h"] * count, changed=[[changed]] * count)
+    schema = {"columns": [{"name": "a", "type": "numeric", "nullable": True}]}
+    return Records("row", meta, pd.DataFrame({"a": values}, dtype=float), np.ones((count, 1), bool), schema)
+
+
+def test_a_repeated_value_is_held_against_both_real_anomalies_and_normals():
+    own = list(range(1, 101))
+    made, few, many = (rows_of([0.0] * n + own[n:]) for n in (80, 20, 60))
+    found = checks.repeats(made, few, rows_of(own))
+    assert found["figure"] == pytest.approx(0.6) and not found["passed"] and len(found["pairs"]) == checks.TELLING
+    assert "column 'a': 80%" in found["detail"]
+    assert checks.repeats(made, few, many)["figure"] == pytest.approx(0.2) == checks.repeats(made, many, few)["figure"]
+    assert checks.repeats(made, few, many)["passed"]
+    found = checks.repeats(rows_of([np.nan] * 80 + own[80:]), few, many)
+    assert found["figure"] == pytest.approx(0.8) and not found["passed"]
+    untouched = rows_of([0.0] * 80 + own[80:], changed=False)
+    assert checks.repeats(untouched, few, few)["figure"] == 0
