@@ -250,6 +250,8 @@ def shortcut_of_rows(made: Records, made_group: list, real: Records, real_group:
     usual, rows, score = bare(normals.take(some)), concat([bare(made), bare(real)]), np.zeros(len(label))
     for number in np.unique(part):
         learned = rows.take(np.flatnonzero((part != number) & (label == 1)))
+        if not len(learned):  # one host for all
+            return unanswered(made)
         detector = DETECTORS["row"]["forest"]().fit(concat([usual, learned]), seed=0)
         score[part == number] = detector.score_map(rows.take(np.flatnonzero(part == number)))
     return answer(label, score, group)

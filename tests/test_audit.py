@@ -598,3 +598,15 @@ def test_a_repeated_value_is_held_against_both_real_anomalies_and_normals():
     assert found["figure"] == pytest.approx(0.8) and not found["passed"]
     untouched = rows_of([0.0] * 80 + own[80:], changed=False)
     assert checks.repeats(untouched, few, few)["figure"] == 0
+
+
+def test_rows_of_one_host_leave_a_detector_nothing_to_learn_from(loop):
+    home = loop("row")
+    made = concat([bare(read_store(home / f"r{r}" / "generated" / "seed0")) for r in ROUNDS])
+    fit, pool = (read_store(home / "records" / part) for part in ("fit", "support"))
+    host = [pool.meta["id"].iloc[0]] * len(made)
+    found = shortcut.shortcut_of_rows(made, host, pool, list(pool.meta["id"]), fit)
+    assert np.isnan(found["auroc"]) and len(found["scores"]) == len(made)
+    several = shortcut.shortcut_of_rows(made, list(np.resize(pool.meta["id"][:9], len(made))), pool,
+                                        list(pool.meta["id"]), fit)  # fmt: skip
+    assert 0 <= several["low"] <= several["auroc"] <= several["high"] <= 1
