@@ -157,6 +157,11 @@ def typed_rows(frame: pd.DataFrame, schema: dict) -> pd.DataFrame:
     return pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
 
 
+def bare(records: Records) -> Records:
+    """Records without controls and with META's columns alone, so that all parts of a training set agree."""
+    return Records(records.modality, records.meta[list(META)], records.x, records.mask, records.schema, records.time)
+
+
 def concat(parts: list[Records]) -> Records:
     """All records one after another; time and control are kept where every part has them."""
     if not parts:

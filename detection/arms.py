@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.records import META, Records, concat
+from data.records import Records, bare, concat
 from generation.augment import augment
 from generation.classical import classical
 
@@ -98,8 +98,3 @@ def fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def repeated(records: Records, count: int) -> Records:
     """`count` records, each in turn."""
     return records.take(np.resize(np.arange(len(records)), count))
-
-
-def bare(records: Records) -> Records:
-    """Records without controls and with META's columns alone, so that all parts of a training set agree."""
-    return Records(records.modality, records.meta[list(META)], records.x, records.mask, records.schema, records.time)

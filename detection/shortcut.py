@@ -239,8 +239,7 @@ def most(values: np.ndarray) -> float:
 def shortcut_of_rows(made: Records, made_group: list, real: Records, real_group: list, normals: Records) -> dict:
     """As `shortcut`, of how anomalous a part's rows are to a detector that learned normals and generated rows of the
     other parts: near 0.5 where it finds real anomalies as anomalous as generated ones."""
-    from data.records import concat
-    from detection.arms import bare
+    from data.records import bare, concat
     from detection.detectors import DETECTORS
 
     label, group, part = parts_of(made, made_group, real, real_group)

@@ -73,8 +73,8 @@ def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, 
     """The values of every candidate (columns "0", "1", ..) for the anomalies of one fold, made without the fold."""
     import pandas as pd
 
-    from data.records import concat
-    from detection.arms import bare, training_set
+    from data.records import bare, concat
+    from detection.arms import training_set
     from detection.detectors import DETECTORS
     from detection.evaluation import fused
     from detection.gate import values
@@ -113,9 +113,8 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
     import pandas as pd
 
     from data.codecs import CODECS
-    from data.records import concat
+    from data.records import bare, concat
     from data.split import blocks, fold
-    from detection.arms import bare
     from detection.gates import Gates
     from detection.judge import cross_fit, judge_records
     from detection.novelty import Duplicates
@@ -150,8 +149,8 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
 
 def export(run: Run, chosen: dict, fit, pool) -> None:
     """The training set as the gate chose it, from all labelled anomalies and the records kept for every support."""
-    from data.records import concat, read_store, write_store
-    from detection.arms import additions, bare
+    from data.records import bare, concat, read_store, write_store
+    from detection.arms import additions
 
     homes = [run.paths.round(r) for r in ROUNDS]
     generated, kept = (

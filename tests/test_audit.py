@@ -20,10 +20,10 @@ from test_leaks import images, prepare, recordings
 
 from data.errors import LeakError
 from data.fingerprint import fingerprint, read, write
-from data.records import Records, concat, make_meta, read_store, write_store
+from data.records import Records, bare, concat, make_meta, read_store, write_store
 from detection import audit as checks
 from detection import shortcut
-from detection.arms import ARMS, bare
+from detection.arms import ARMS
 from pipelines import audit as stage
 from pipelines.config import ROUNDS, load_settings
 from pipelines.prepare import divide

@@ -81,9 +81,8 @@ def leave(root: Path, name: str, modality: str) -> None:
     """artifacts/<name> and metrics/<name>.json; verdicts, gate and steering by the code that writes them in a run."""
     from data.codecs import CODECS
     from data.leaks import check
-    from data.records import concat, write_store
+    from data.records import bare, concat, write_store
     from detection import steering
-    from detection.arms import bare
     from detection.gate import Candidate, decide, sentence
     from detection.gates import Gates
     from detection.verdict import verdicts
