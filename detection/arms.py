@@ -24,7 +24,7 @@ def seeds_of(seed: int, salt: int, count: int) -> list[int]:
 def as_normals(records: Records) -> Records | None:
     """The adapter-off twins of generated images as normals: the same paste with nothing anomalous in it, so that a
     detector cannot learn the paste. None for rows, which have none, and for series: one denoised span is so like the
-    other that a detector taught to tell them apart loses real incidents (VUS-PR 0.53 for 0.61 on asd)."""
+    other that a detector taught to tell them apart loses real incidents."""
     if records.control is None or records.modality != "image" or not len(records):
         return None
     meta = records.meta.assign(id=records.meta["id"] + "-control", label=0, kind="normal")

@@ -171,36 +171,27 @@ def shortcut_check(made: Records, hosts: Records, pool: Records, normals: Record
 def repeats(made: Records, pool: Records, normals: Records) -> dict:
     """Whether remade cells hold one value (a gap is one too) far more often than the real anomalies in `pool` and the
     `normals` do: a trace that lies within what is usual for anomalies. figure: the greatest excess of its share."""
-    from detection.shortcut import LEAST
-
-    changed = np.stack([np.asarray(c, bool) for c in made.meta["changed"]]) if len(made) else np.zeros((0, 0), bool)
-    worst, detail, pairs = 0.0, "no value stands out", []
-    for i, name in enumerate(pool.x.columns if len(made) else ()):
-        cells = made.x[name].to_numpy(object)[changed[:, i]]
-        share, *real = (shares(values) for values in (cells, pool.x[name], normals.x[name]))
-        excess = {value: own - max(other.get(value, 0.0) for other in real) for value, own in share.items()}
-        value = max(excess, key=excess.__getitem__, default=None)
-        if len(cells) < LEAST or excess[value] <= worst:
-            continue
-        worst, detail = excess[value], f"column '{name}': {share[value]:.0%} of remade cells are {value}"
-        rows = np.flatnonzero(changed[:, i])[[plain(cell) == value for cell in cells]][:TELLING]
-        pairs = list(zip(made.meta["id"].iloc[rows], made.meta["host"].iloc[rows]))
-    return check("repeats", pairs if worst > REPEATED else [], figure=worst, limit=REPEATED, detail=detail)
-
-
-def shares(cells) -> dict:
-    """{value: its share}, a gap being None."""
-    from collections import Counter
-
-    count = Counter(map(plain, cells))
-    return {value: n / len(cells) for value, n in count.items()}
-
-
-def plain(cell):
-    """The cell, None for a gap."""
     import pandas as pd
 
-    return None if pd.isna(cell) else cell
+    from detection.shortcut import LEAST
+
+    worst, detail, pairs = 0.0, "no value stands out", []
+    changed = np.array([np.asarray(c, bool) for c in made.meta["changed"]]) if len(made) else np.zeros((0, 0), bool)
+    for i, name in enumerate(pool.x.columns if len(made) else ()):
+        rows = np.flatnonzero(changed[:, i])
+        if len(rows) < LEAST:
+            continue
+        parts = [made.x[name].iloc[rows], pool.x[name], normals.x[name]]
+        codes, values = pd.factorize(pd.concat(parts), use_na_sentinel=False)
+        own, *real = np.split(codes, np.cumsum([len(part) for part in parts])[:-1])
+        share, *others = (np.bincount(c, minlength=len(values)) / max(1, len(c)) for c in (own, *real))
+        excess = share - np.maximum(*others)
+        top = int(excess.argmax())
+        if excess[top] > worst:
+            worst, detail = float(excess[top]), f"column '{name}': {share[top]:.0%} of remade cells are {values[top]}"
+            told = rows[own == top][:TELLING]
+            pairs = list(zip(made.meta["id"].iloc[told], made.meta["host"].iloc[told]))
+    return check("repeats", pairs if worst > REPEATED else [], figure=worst, limit=REPEATED, detail=detail)
 
 
 # what they remember
