@@ -27,10 +27,10 @@ from generation.masks import (
 )
 from generation.model import Adapter
 from generation.paste import generated_meta, paste_images, paste_series
-from generation.plan import PLACES
+from generation.plan import PLACES, pick
 
 # records denoised at once, see in_batches
-BATCH = {"image": 16, "series": 32, "row": 96}
+BATCH = {"image": 16, "series": 32, "row": 192}
 PART = {"image": 16, "series": 512, "row": 2048}  # records prepared and yielded at once
 # rows, see row_chunk
 CROSSED = (0.2, 1.0)  # share of a row's cells that come from a mate
@@ -252,8 +252,8 @@ def row_chunk(
         rng, donor, cell = record_rng(row.seed), np.full(count, row.parent), np.ones(count, bool)
         if len(row.mates) > 1:
             crossed = rng.random(count) < rng.uniform(*CROSSED)
-            donor = np.where(crossed, rng.choice(row.mates, count), donor)
-            strengths.append(float(rng.choice(levels[row.place])))
+            donor = np.where(crossed, pick(rng, row.mates, count), donor)
+            strengths.append(float(pick(rng, levels[row.place])))
         else:
             cell = nuisance_cells(rng, far[row.parent], support.mask[row.parent], share=share)
             strengths.append(float(rng.choice(np.linspace(*LONE, 4))))

@@ -90,24 +90,26 @@ class Block(nn.Module):
             self.mix_in, self.mix_out = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def shifts(self, cond: Tensor) -> Tensor:
-        return self.condition(nn.functional.silu(cond))
+    def film(self, cond: Tensor) -> Tensor:
+        """(B, 6 W): for both halves what the norm is scaled by, shifted by, and what the result is gated by."""
+        s1, b1, g1, s2, b2, g2 = self.condition(nn.functional.silu(cond)).chunk(6, dim=-1)
+        return torch.cat([1 + s1, b1, g1, 1 + s2, b2, g2], dim=-1)
 
     def forward(self, h: Tensor, cond: Tensor, own: Tensor | None = None) -> Tensor:
         """h (B, T, W); cond (B, W), or a few (K, W) and own (B,), which of them is each record's: they are worked out
         one by one, so that a record's bits do not depend on how many others there are."""
         from generation.attention import attention
 
-        shifts = self.shifts(cond) if own is None else torch.cat([self.shifts(one[None]) for one in cond])[own]
-        s1, b1, g1, s2, b2, g2 = shifts[:, None].chunk(6, dim=-1)
-        a = self.norm1(h) * (1 + s1) + b1
+        film = self.film(cond) if own is None else torch.cat([self.film(one[None]) for one in cond])[own]
+        s1, b1, g1, s2, b2, g2 = film[:, None].chunk(6, dim=-1)
+        a = self.norm1(h) * s1 + b1
         if self.attend:
             q, k, v = self.qkv(a).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, T, heads, W / heads)
             a = self.out(attention(q, k, v).flatten(2))
         else:
             a = self.mix_out(nn.functional.silu(self.mix_in(a)))
         h = h + g1 * a
-        m = self.norm2(h) * (1 + s2) + b2
+        m = self.norm2(h) * s2 + b2
         return h + g2 * self.mlp_out(nn.functional.gelu(self.mlp_in(m)))
 
 
