@@ -21,7 +21,7 @@ import pandas as pd
 
 from data.errors import SettingsError, closest
 from data.records import Records, make_meta
-from data.table import decimals
+from data.records.table import decimals
 
 SEED = 20240607
 PHOTOS, TILE, BLOCK = ("brick", "gravel"), 64, 2  # a group is a block of 2 x 2 tiles

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.image import full_scale, resize
 from data.records import Records
+from data.records.image import full_scale, resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 LEVELS = {2: (0, 16), 4: (2, 24), 8: (4, 40), 16: (10, 112)}  # stride: last block of that stride used, its channels

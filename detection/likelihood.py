@@ -107,7 +107,7 @@ class LikelihoodRatio:
 
     def _images(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """(H, W) each: the ratio of crops of the model's size that tile an image, averaged where they overlap."""
-        from data.image import resize
+        from data.records.image import resize
 
         base = self.adapter.base
         size, latent = base.config["settings"]["size"], base.latent

@@ -40,7 +40,7 @@ def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
     if records.modality == "series":
         x, mask = codec.encode(records)
         return (x * mask).reshape(len(x), -1).astype(np.float32)
-    from data.image import crop, grey, resize, to_float
+    from data.records.image import crop, grey, resize, to_float
 
     out = np.zeros((len(records), size * size), np.float32)
     for i, (image, mask) in enumerate(zip(records.x, records.mask)):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from data.errors import InputError
 from data.records import Records
-from data.table import RowCodec
+from data.records.table import RowCodec
 from detection.forests import Trees, balanced_weights, grow_balanced, grow_isolation
 
 DAY = 86_400 * 10**9  # ns

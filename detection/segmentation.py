@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import InputError
-from data.image import resize
 from data.records import Records
+from data.records.image import resize
 from detection.features import BATCH, LEVELS, features_of, pick_device, smooth, to_size
 from detection.memory import STRIDES as COMPARED
 from detection.memory import MemoryBank

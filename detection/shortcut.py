@@ -129,7 +129,7 @@ def of_image(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """(F,) of one image round what is hidden; no value within a pixel of that has a say."""
     import cv2
 
-    from data.image import full_scale
+    from data.records.image import full_scale
 
     part = near(hidden)
     grey = image[part].astype(np.float64) * (255 / full_scale(image.dtype))
@@ -189,7 +189,7 @@ def series_features(records: Records, hidden: list, like: Records) -> np.ndarray
 
     like: the real windows, whose channels' spread and decimals are the measure.
     """
-    from data.series import SeriesCodec
+    from data.records.series import SeriesCodec
 
     codec = SeriesCodec.fit(like)
     scaled = [(x - codec.centre) / codec.scale for x in records.x]

@@ -83,7 +83,7 @@ def embed(images: list[np.ndarray], shape: tuple[int, int], device: str) -> View
 
 
 def series_views(records: Records, reference: Records, device: str) -> dict[str, View]:
-    from data.series import SeriesCodec
+    from data.records.series import SeriesCodec
     from detection.windows import draw_kernels, scaled
 
     codec = SeriesCodec.fit(reference)
@@ -134,6 +134,6 @@ def span_features(z: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def row_views(records: Records, reference: Records, device: str) -> dict[str, View]:
-    from data.table import RowCodec
+    from data.records.table import RowCodec
 
     return {"": stacked(RowCodec.fit(reference).encode(records)[0] if len(records) else [])}

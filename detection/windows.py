@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from data.errors import InputError
 from data.records import Records
-from data.series import SeriesCodec
+from data.records.series import SeriesCodec
 from detection.forests import Trees, balanced_weights, grow_balanced
 from detection.rows import normals_of, training_weights, weights_of
 

@@ -79,7 +79,7 @@ def series(records: Records, chosen: Records, seeds: list[int]) -> tuple[list, l
 
 def rows(records: Records, chosen: Records, seeds: list[int]):
     """Noise on the numbers alone; missing cells and categories stay."""
-    from data.codecs import CODECS
+    from data.records.codecs import CODECS
 
     if not len(chosen):
         return chosen.x, chosen.mask

@@ -21,7 +21,7 @@ def contrast(records: Records, codec) -> np.ndarray:
         return out
     from scipy.ndimage import binary_dilation
 
-    from data.image import grey, to_float
+    from data.records.image import grey, to_float
 
     for i, (image, mask) in enumerate(zip(records.x, records.mask)):
         value = to_float(image)

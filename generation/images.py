@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, pixel_unshuffle
 
-from data.image import crop, resize, to_float
+from data.records.image import crop, resize, to_float
 from generation.fit import autocast
 
 Box = tuple[int, int, int, int]  # top, left, height, width

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.codecs import CODECS
 from data.errors import InputError
+from data.records.codecs import CODECS
 from generation import lora
 from generation.diffusion import Denoiser, noise
 from generation.fit import autocast

@@ -35,7 +35,7 @@ def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
     """Records of decoded crops (N, 3, S, S) in [-1, 1]: pasted with a feather, kept only where they really changed."""
     from scipy.ndimage import binary_dilation
 
-    from data.image import feather, from_float, grey, paste, resize
+    from data.records.image import feather, from_float, grey, paste, resize
 
     out, twins, labels, overlap = [], [], [], []
     for i, row in enumerate(plan.itertuples()):

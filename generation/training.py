@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.codecs import CODECS
 from data.records import Records
+from data.records.codecs import CODECS
 from generation import examples
 from generation.contrast import contrast
 from generation.diffusion import denoising_loss, training_sigma

@@ -109,7 +109,7 @@ def kept_copies(run: Run, fit: Any, pool: Any) -> tuple[Any, list, list]:
     """(distance of every kept record to its support, (record, anomaly) of each, those that are the same)."""
     import numpy as np
 
-    from data.codecs import CODECS
+    from data.records.codecs import CODECS
     from detection.audit import copies_of
 
     codec = CODECS[run.modality].fit(fit)

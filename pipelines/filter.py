@@ -25,8 +25,8 @@ STEERING = ("collapse", "settled")  # settings of the steering, not of the verdi
 def main(run: Run) -> dict:
     import pandas as pd
 
-    from data.codecs import CODECS
     from data.records import iter_store, read_store, write_store
+    from data.records.codecs import CODECS
     from detection.novelty import edit_vectors
     from detection.verdict import verdicts
     from pipelines.generate import steering

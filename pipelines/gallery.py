@@ -157,7 +157,7 @@ class Nearest:
         self.pool, self.plans, self.place = pool, plans, places(pool)
         self.codec, self.known = None, needed and pool is not None and bool(plans)
         if self.known and pool.modality != "image":
-            from data.codecs import CODECS
+            from data.records.codecs import CODECS
 
             self.known = fit.is_dir()
             self.codec = CODECS[pool.modality].fit(read_store(fit)) if self.known else None

@@ -112,8 +112,8 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
     import numpy as np
     import pandas as pd
 
-    from data.codecs import CODECS
     from data.records import bare, concat
+    from data.records.codecs import CODECS
     from data.split import blocks, fold
     from detection.gates import Gates
     from detection.judge import cross_fit, judge_records

@@ -19,8 +19,8 @@ from pipelines.work import atomic_dir
 def main(run: Run) -> dict:
     import pandas as pd
 
-    from data.codecs import CODECS
     from data.records import concat, iter_store, read_store
+    from data.records.codecs import CODECS
     from detection.gates import Gates
     from detection.judge import judge_records
     from detection.novelty import Duplicates

@@ -363,7 +363,7 @@ def test_rows_keep_types_and_missing_cells_and_say_which_cells_changed(name):
 
 
 def test_jitter_has_its_std_in_quantile_space():
-    from data.codecs import CODECS
+    from data.records.codecs import CODECS
 
     hosts, support = SETS["row"]
     codec = CODECS["row"].fit(concat([hosts, support]))

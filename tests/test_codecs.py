@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data.codecs import CODECS
 from data.errors import InputError
-from data.image import crop, feather, from_float, grey, paste, resize, to_float
 from data.records import Records, make_meta
-from data.table import Quantile, decimals
+from data.records.codecs import CODECS
+from data.records.image import crop, feather, from_float, grey, paste, resize, to_float
+from data.records.table import Quantile, decimals
 
 QUICK = settings(max_examples=40, deadline=None)
 CATEGORIES = ["ok", "späť", "a,b", ""]

@@ -79,9 +79,9 @@ def world(tmp_path_factory) -> Path:
 
 def leave(root: Path, name: str, modality: str) -> None:
     """artifacts/<name> and metrics/<name>.json; verdicts, gate and steering by the code that writes them in a run."""
-    from data.codecs import CODECS
     from data.leaks import check
     from data.records import bare, concat, write_store
+    from data.records.codecs import CODECS
     from detection import steering
     from detection.gate import Candidate, decide, sentence
     from detection.gates import Gates

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from data.codecs import CODECS
 from data.records import Records, concat
+from data.records.codecs import CODECS
 from detection.gates import Gates, limits, posterior, violations
 
 

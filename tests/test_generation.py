@@ -195,7 +195,7 @@ def test_a_no_op_adapter_is_refused():
 def test_contrast_measures_how_far_the_anomaly_stands_out(modality):
     """Images: pixels of 230 on a ground of 90..129 stand out by 120 / 255; series: a shift of 3 in codec units."""
     fit, support = tiny.make(modality, normals=40, odd=6)
-    codec = __import__("data.codecs", fromlist=["CODECS"]).CODECS[modality].fit(fit)
+    codec = __import__("data.records.codecs", fromlist=["CODECS"]).CODECS[modality].fit(fit)
     got = contrast(support, codec)
     if modality == "image":
         assert got == pytest.approx(np.full(6, 120 / 255), abs=0.03)

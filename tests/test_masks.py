@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.codecs import CODECS
 from data.records import Records, make_meta
+from data.records.codecs import CODECS
 from generation.masks import (
     BORDER_SHARE,
     MIN_PIXELS,

@@ -300,7 +300,7 @@ def test_images_stand_beside_host_control_difference_and_the_nearest_real_anomal
 
 
 def test_the_nearest_real_anomaly_is_as_far_as_the_copy_distance_says(tmp_path):
-    from data.codecs import CODECS
+    from data.records.codecs import CODECS
     from detection.novelty import copy_distance, edit_vectors
 
     build(tmp_path, "d", "series", n=9)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.arrow import encode_png
+from data.records.arrow import encode_png
 
 PARTS = {"calib": "val", "test": "test"}  # by split; every other is for training
 

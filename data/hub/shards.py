@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.arrow import feature
 from data.errors import InputError
 from data.records import META, iter_tables
+from data.records.arrow import feature
 
 FIRST = ("id", "label", "kind", "split", "synthetic")  # what a reader looks for; the payload follows, then provenance
 LABELS = ["normal", "anomaly"]

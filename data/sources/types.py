@@ -9,8 +9,8 @@ import pandas as pd
 
 from data.errors import InputError
 from data.records import ROW_TYPES
+from data.records.table import decimals
 from data.sources.common import show
-from data.table import decimals
 
 TRUTH = (
     {"t", "f"},

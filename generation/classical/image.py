@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from data.image import feather, from_float, full_scale, grey
 from data.records import Records
+from data.records.image import feather, from_float, full_scale, grey
 from generation.classical.provenance import check_sets, provenance
 from generation.masks import MIN_PIXELS, carry, carry_mask, grow_to, parts_to_place, placement
 

@@ -23,7 +23,7 @@ class Space:
     """
 
     def __init__(self, hosts: Records, support: Records) -> None:
-        from data.codecs import CODECS
+        from data.records.codecs import CODECS
 
         self.codec = CODECS["row"].fit(concat([hosts, support]))
         self.x = self.codec.encode(support)[0]

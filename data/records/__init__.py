@@ -240,7 +240,7 @@ def write_store(
 
 
 def _write_shards(folder: Path, chunks: Iterator[Records], rows_per_shard: int | None) -> None:
-    from data.arrow import to_table
+    from data.records.arrow import to_table
 
     first = next(chunks, None)
     if first is None:
@@ -293,7 +293,7 @@ def read_store(path: Path | str) -> Records:
 
 def iter_store(path: Path | str) -> Iterator[Records]:
     """The records of a store, shard by shard. InputError where the folder is missing, torn or foreign."""
-    from data.arrow import from_table
+    from data.records.arrow import from_table
 
     yield from map(from_table, iter_tables(path))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.records import Records
-from data.table import decimals
+from data.records.table import decimals
 
 IQR = 1.349  # quartile distance of the standard normal
 LEAST = 0.5  # least scale over the standard deviation: channels that hardly ever move are not blown up

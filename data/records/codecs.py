@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from data.image import ImageCodec
-from data.series import SeriesCodec
-from data.table import RowCodec
+from data.records.image import ImageCodec
+from data.records.series import SeriesCodec
+from data.records.table import RowCodec
 
 CODECS = {"image": ImageCodec, "series": SeriesCodec, "row": RowCodec}
