@@ -198,7 +198,8 @@ class Segmentation:
     def _train(self, plan: np.ndarray, maps, target: Tensor, known: Tensor, label: Tensor, rng, generator) -> None:
         steps, lr = len(plan), self.options["lr"]
         optimizer = torch.optim.AdamW(self.head.parameters(), lr=lr, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
+        # a rise of a tenth needs a second step, or it would be divided by its length of nought
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 11), pct_start=0.1)
         for chosen in plan:
             index = torch.from_numpy(chosen)
             flips = [axis for axis in (-1, -2) if rng.random() < 0.5]

@@ -327,6 +327,12 @@ def test_what_is_near_a_mask_is_scored_as_in_the_whole_image_and_less_is_compute
     assert seen[3] == 256 and max(seen[:3] + seen[4:]) < 150
 
 
+@pytest.mark.parametrize("steps", [1, 9, 10, 11])
+def test_a_few_steps_are_enough_to_fit(steps):
+    judge = Segmentation(size=32, steps=steps).fit(concat([dark(6, 1), squares(4, 2)]), seed=0)
+    assert all(np.isfinite(m).all() for m in judge.score_map(squares(2, 3)))
+
+
 def test_images_without_masks_are_still_told_apart():
     odd = squares(8, 2)
     odd.mask[:] = [np.zeros_like(m) for m in odd.mask]
