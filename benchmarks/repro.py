@@ -3,7 +3,8 @@
     python benchmarks/repro.py [params.yaml]     # writes benchmarks/results/repro-<name>.json
 
 Runs in a copy of the tracked files beside the repository, so that relative data paths keep their meaning; the copy is
-removed afterwards. Memory is the largest sum of resident sizes of dvc and all its children, sampled twice a second.
+removed afterwards. Seconds of a stage are its own, without the start of its process and what DVC does about it. Memory
+is the largest sum of resident sizes of dvc and all its children, sampled twice a second.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ def run(command: list[str], folder: Path) -> dict:
             except psutil.NoSuchProcess:
                 pass
             time.sleep(0.1 if time.monotonic() - began < 10 else 0.5)
+        seconds = time.monotonic() - began
         out.seek(0)
         text = out.read()
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{text[-3000:]}")
     ran = re.findall(r"Running stage '([^']+)'", text)
+    spent = re.findall(r"^[a-z]+(?: [^:]+)?: done in (?:(\d+) min )?([\d.]+) s", text, re.MULTILINE)
     return {
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(seconds, 1),
         "peak_gib": round(peak / 2**30, 2),
         "stages_run": len(ran),
-        "stages": ran,
+        "stages": dict(zip(ran, [60 * int(minutes or 0) + float(rest) for minutes, rest in spent])),
     }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from data.records import Records
-from detection.features import BATCH, LEVELS, features_of, frame, pick_device, smooth, to_size
+from detection.features import BATCH, CACHE, LEVELS, features_of, frame, pick_device, smooth, to_size
 
 STRIDES = (4, 8, 16)  # of the maps compared
 GRID = 8  # stride of the patches
@@ -16,6 +19,8 @@ POOL = 3  # cells whose mean is a patch's feature (sec. 3.1)
 PROJECTED = 64  # dimensions in which the coreset is chosen, by a random projection (sec. 3.2)
 CANDIDATES = 20_000  # patches the coreset is chosen from
 MARGIN = 3  # pixels about a mask that `score_near` is right in
+HELD = 4  # banks of this process that `bank_of` keeps
+FITTED: dict[str, MemoryBank] = {}
 
 
 class MemoryBank:
@@ -160,6 +165,19 @@ class MemoryBank:
         out.scale = {s: torch.from_numpy(np.array(arrays[f"scale.{s}"])) for s in STRIDES}
         out._set(torch.from_numpy(np.array(arrays["bank"])).to(out.device))
         return out
+
+
+def bank_of(normals: Records, *, seed: int, **options) -> MemoryBank:
+    """MemoryBank(**options).fit(normals, seed=seed), the same one again for the same records: the training sets that
+    are compared share their real normals, and choosing a coreset takes as long as training on it."""
+    parts = [json.dumps([options, seed]), *normals.meta["id"], *normals.meta["group"]]
+    parts += [CACHE.key(image, (), "") for image in normals.x]
+    key = hashlib.sha1("\0".join(parts).encode()).hexdigest()
+    if key not in FITTED:
+        while len(FITTED) >= HELD:
+            FITTED.pop(next(iter(FITTED)))
+        FITTED[key] = MemoryBank(**options).fit(normals, seed=seed)
+    return FITTED[key]
 
 
 def touched(mask: np.ndarray, size: tuple[int, int], margin: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from data.records import Records
 from data.records.image import resize
 from detection.features import BATCH, LEVELS, features_of, pick_device, smooth, to_size
 from detection.memory import STRIDES as COMPARED
-from detection.memory import MemoryBank
+from detection.memory import MemoryBank, bank_of
 
 STRIDE = 2  # of the map that the head gives, in resized pixels
 TOP = 0.01  # share of the pixels whose mean logit stands for an image without a mask
@@ -153,8 +153,8 @@ class Segmentation:
         plan, part = place.reshape(plan.shape), records.take(used)
         normal = ~label & (weight > 0)
         real = normal & ~meta["synthetic"].to_numpy(bool)
-        self.memory = MemoryBank(size=o["size"], bank=BANK, images=NORMALS, device=o["device"])
-        self.memory.fit(records.take(real if real.any() else normal), seed=seed)
+        normals = records.take(real if real.any() else normal)
+        self.memory = bank_of(normals, seed=seed, size=o["size"], bank=BANK, images=NORMALS, device=o["device"])
         self.shape = self.memory.shape
         maps, target, known = self._examples(part)
         self._scale(maps, ~label[used])

@@ -216,6 +216,24 @@ def test_a_fitted_record_is_kept_apart_from_its_group_its_own_image_and_its_host
     assert not bank.apart(make_meta(1, id="a", group="g")).any()
 
 
+def test_a_bank_is_fitted_once_for_the_same_records_options_and_seed():
+    normals, options = records(noise(5, (64, 64))), {"size": 32, "bank": 8, "images": 4}
+    first = memory.bank_of(normals, seed=0, **options)
+    again = memory.bank_of(records(noise(5, (64, 64))), seed=0, **options)
+    assert again is first
+    assert torch.equal(first.bank, memory.MemoryBank(**options).fit(normals, seed=0).bank)
+    others = [
+        memory.bank_of(records(noise(5, (64, 64), 3)), seed=0, **options),
+        memory.bank_of(normals.with_meta(group=list("aabbc")), seed=0, **options),
+        memory.bank_of(normals, seed=1, **options),
+        memory.bank_of(normals, seed=0, **options | {"bank": 9}),
+    ]
+    assert len({id(bank) for bank in [first, *others]}) == 5
+    assert list(others[1].source["group"]) != list(first.source["group"])
+    assert len(memory.FITTED) <= memory.HELD
+    assert memory.bank_of(normals, seed=0, **options) is not first, "it was forgotten, being the oldest"
+
+
 def test_without_normals_there_is_nothing_to_compare_with():
     with pytest.raises(InputError, match="at least one normal"):
         memory.MemoryBank(size=32).fit(records(noise(2), label=1), seed=0)
