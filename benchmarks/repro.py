@@ -3,54 +3,63 @@
     python benchmarks/repro.py [params.yaml]     # writes benchmarks/results/repro-<name>.json
 
 Runs in a copy of the tracked files beside the repository, so that relative data paths keep their meaning; the copy is
-removed afterwards. Seconds of a stage are its own, without the start of its process and what DVC does about it. Memory
-is the largest sum of resident sizes of dvc and all its children, sampled twice a second.
+removed afterwards. Memory is the largest sum of resident sizes of dvc and all its children, sampled twice a second.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from pipelines.repro import Clock
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(command: list[str], folder: Path) -> dict:
-    """Seconds, peak bytes and output of a command."""
+    """Seconds, peak bytes and stages of a command that must succeed."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    began, peak = time.monotonic(), 0
-    with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
-        watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            try:
-                family = [watched, *watched.children(recursive=True)]
-                peak = max(peak, sum(p.memory_info().rss for p in family))
-            except psutil.NoSuchProcess:
-                pass
-            time.sleep(0.1 if time.monotonic() - began < 10 else 0.5)
-        seconds = time.monotonic() - began
-        out.seek(0)
-        text = out.read()
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{text[-3000:]}")
-    ran = re.findall(r"Running stage '([^']+)'", text)
-    spent = re.findall(r"^[a-z]+(?: [^:]+)?: done in (?:(\d+) min )?([\d.]+) s", text, re.MULTILINE)
+    began, peaks, told = time.monotonic(), [0], []
+    with tempfile.TemporaryDirectory() as scratch:
+        clock = Clock(Path(scratch) / "times.json")
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   text=True, errors="replace")  # fmt: skip
+        watcher = threading.Thread(target=watch, args=(process, peaks), daemon=True)
+        watcher.start()
+        for line in process.stdout:
+            clock.hear(line)
+            told.append(line)
+        code = process.wait()
+        clock.stop()
+    seconds = time.monotonic() - began
+    watcher.join()
+    if code:
+        sys.exit(f"{' '.join(command)}: exit {code}\n{''.join(told)[-3000:]}")
     return {
         "seconds": round(seconds, 1),
-        "peak_gib": round(peak / 2**30, 2),
-        "stages_run": len(ran),
-        "stages": dict(zip(ran, [60 * int(minutes or 0) + float(rest) for minutes, rest in spent])),
+        "peak_gib": round(max(peaks) / 2**30, 2),
+        "stages_run": len(clock.times),
+        "stages": clock.seconds(),
     }
+
+
+def watch(process: subprocess.Popen, sizes: list[int]) -> None:
+    """Adds the resident bytes of a process and all its children, twice a second until it ends."""
+    watched, began = psutil.Process(process.pid), time.monotonic()
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            sizes.append(sum(p.memory_info().rss for p in [watched, *watched.children(recursive=True)]))
+        time.sleep(0.1 if time.monotonic() - began < 10 else 0.5)
 
 
 def main() -> None:

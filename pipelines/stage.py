@@ -129,9 +129,9 @@ def stage(call: Callable[[Run], dict | None], section: str) -> None:
 
     What `call` returns, counts and figures, is printed in one line at the end.
     """
-    gc.set_threshold(20_000, 20, 50)  # importing a million objects is a sixth faster if they are looked through less
+    gc.set_threshold(20_000, 20, 50)  # importing torch and diffusers is faster if they are looked through less
     code = execute(call, section, sys.argv[1:])
-    gc.freeze()  # else half a second and more goes into looking for garbage in what the libraries leave behind
+    gc.freeze()  # or Python looks for garbage in all that the libraries leave behind, for half a second and more
     sys.exit(code)
 
 

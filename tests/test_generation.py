@@ -15,7 +15,7 @@ from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
 from generation.model import Adapter, Base
-from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, plan
+from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, pick, plan
 from generation.training import fit_adapter, fit_base, match_scales
 
 
@@ -218,6 +218,37 @@ def test_matched_scale_is_the_tried_one_nearest_to_the_support(monkeypatch):
     monkeypatch.setattr(training, "contrast", contrast)
     match_scales(fitted.adapter, fitted.fit, fitted.support, fitted.folds, seed=0, count=4, sampling={})
     assert set(fitted.adapter.scales.values()) == {2.0}
+
+
+def test_a_block_scales_by_one_and_more_shifts_and_gates_what_it_adds():
+    """adaLN-zero by hand (sec. 3.2, arXiv:2212.09748): one row of conditions for all, or each record's own."""
+    from generation.networks import Block
+
+    torch.manual_seed(0)
+    block = Block(8, heads=1, attend=False).double()
+    h, cond = torch.randn(5, 1, 8).double(), torch.randn(2, 8).double()
+    assert torch.equal(block(h, cond[:1]), h), "untrained it changes nothing"
+    torch.nn.init.normal_(block.condition.weight)
+    torch.nn.init.normal_(block.condition.bias)
+
+    def by_hand(h, c):
+        s1, b1, g1, s2, b2, g2 = block.condition(torch.nn.functional.silu(c)).reshape(6, 8)
+        norm = lambda x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()  # noqa: E731
+        h = h + g1 * block.mix_out(torch.nn.functional.silu(block.mix_in(norm(h) * (1 + s1) + b1)))
+        return h + g2 * block.mlp_out(torch.nn.functional.gelu(block.mlp_in(norm(h) * (1 + s2) + b2)))
+
+    own = torch.tensor([0, 1, 1, 0, 1])
+    expected = torch.stack([by_hand(x, cond[i]) for x, i in zip(h, own)])
+    assert torch.allclose(block(h, cond, own), expected)
+    assert torch.allclose(block(h, cond[own]), expected)
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_a_pick_is_numpys_choice_and_leaves_the_generator_where_it_does(size):
+    for seed, count in enumerate([1, 2, 3, 10, 1000]):
+        one, two, values = np.random.default_rng(seed), np.random.default_rng(seed), np.arange(count) ** 2
+        assert np.array_equal(pick(one, values, size), two.choice(values, size))
+        assert one.random() == two.random()
 
 
 def test_plan_rows_do_not_change_with_the_count_and_follow_the_steering():
