@@ -12,7 +12,7 @@ proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate
                   the paired gain of the gate's best candidate with generations over its best one without has a mean
                   above 0, whatever the gate decided; it sees no test), seeds (each support's decision and gain).
 proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds",
-                  "criterion"}}
+                  "criterion", "untouched"}}
 proof_criteria.json  {set: {criterion: {arm: {"mean", "low", "high", "values"}}}}, of the set's metric
 proof.md          the tables
 """
@@ -47,6 +47,7 @@ Budgets = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 class Set(Model):
     params: str
     set: dict[str, Any]  # {dotted.path: value}
+    untouched: bool = False  # nothing was ever chosen on it
 
 
 class Proof(Model):
@@ -128,6 +129,7 @@ def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tupl
             parts, tree = entry(result), cells / result["cell"] / "tree"
             parts[1]["rounds"] = rounds_of(tree / "artifacts" / result["dataset"])
             parts[1]["criterion"] = read_yaml(tree / "params.yaml")["filter"][parts[1]["modality"]]["criterion"]
+            parts[1]["untouched"] = proof.sets[result["dataset"]].untouched
             for known, part in zip(both, parts):
                 known[title(result["dataset"], parts[1]["k"])] = part
     order = list(proof.sets)

@@ -7,6 +7,7 @@ MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % inter
 GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
 0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
+UNTOUCHED = """The same of those sets alone that were run once, after all methods and defaults were settled."""
 CRITERIA = """The whole loop with another criterion of the filter each: its filtered arm, and the paired gain over as
 many records dropped at random from the same generations."""
 ROUNDS = """Means over supports, a round each. *Moved*: half the L1 distance between what one round's verdicts and the
@@ -24,8 +25,10 @@ def tables(found: dict, about: dict, failed: list[dict], criteria: dict | None =
     """proof.md. found: proof.json; about: proof_cells.json; failed: results of cells that FAILED; criteria:
     proof_criteria.json."""
     heads = {name: entry for name, entry in found.items() if about[name]["k"] == HEAD}
+    untouched = {name: entry for name, entry in heads.items() if about[name].get("untouched")}
     parts = {
         "# The proof": f"{MADE}\n\n{aims(heads, about)}",
+        "## On untouched sets": f"{UNTOUCHED}\n\n{aims(untouched, about)}",
         f"## Arms, K = {HEAD}": arms_table(heads, about),
         "## The gate": f"{GATE}\n\n{gate_table(found)}",
         "## Labels": labels_table(found, about),
@@ -33,6 +36,8 @@ def tables(found: dict, about: dict, failed: list[dict], criteria: dict | None =
         "## Rounds": f"{ROUNDS}\n\n{rounds_table(about)}",
         "## Times": times_table(about),
     }
+    if not untouched:
+        del parts["## On untouched sets"]
     if criteria:
         parts[f"## Criteria, K = {HEAD}"] = f"{CRITERIA}\n\n{criteria_table(criteria, heads, about)}"
     if failed:
