@@ -10,7 +10,8 @@ one goes on, a FAILED one stops no other and makes the exit code 1. In benchmark
 proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate": {...}}}; K = 10 is "<set>", other K
                   are "<set>@k5". gate: chosen, reference, accepted, gain, truly_helpful (whether on the real test split
                   the paired gain of the gate's best candidate with generations over its best one without has a mean
-                  above 0, whatever the gate decided; it sees no test), seeds (each support's decision and gain).
+                  above 0, whatever the gate decided; it sees no test), holds_at (the confidence up to which it
+                  would have accepted), seeds (each support's decision, holds_at and gain).
 proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds",
                   "criterion", "untouched"}}
 proof_criteria.json  {set: {criterion: {arm: {"mean", "low", "high", "values"}}}}, of the set's metric
@@ -40,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE, RESULTS = Path("benchmarks/proof.yaml"), Path("benchmarks/results")
 ALWAYS = {"train.*.shuffled": True}  # the control of shuffled masks too
 RATIO = ("likelihood", "alike")  # criteria by the likelihood ratio, which judges no images
-GATE = ("chosen", "reference", "accepted", "gain", "truly_helpful", "seeds")
+GATE = ("chosen", "reference", "accepted", "holds_at", "gain", "truly_helpful", "seeds")
 Budgets = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 

@@ -8,6 +8,9 @@ GATE = """*reference* is the gate's best candidate without generations; *gain on
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
 0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
 UNTOUCHED = """The same of those sets alone that were run once, after all methods and defaults were settled."""
+CONFIDENCES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+CONFIDENCE = """What another `gate.*.confidence` would do, on the sets and numbers of labels whose gate told at which
+confidence it holds. *Won*: what is gained on the test split, a support: the gain where it accepts, else 0."""
 CRITERIA = """The whole loop with another criterion of the filter each: its filtered arm, and the paired gain over as
 many records dropped at random from the same generations."""
 ROUNDS = """Means over supports, a round each. *Moved*: half the L1 distance between what one round's verdicts and the
@@ -30,7 +33,7 @@ def tables(found: dict, about: dict, failed: list[dict], criteria: dict | None =
         "# The proof": f"{MADE}\n\n{aims(heads, about)}",
         "## On untouched sets": f"{UNTOUCHED}\n\n{aims(untouched, about)}",
         f"## Arms, K = {HEAD}": arms_table(heads, about),
-        "## The gate": f"{GATE}\n\n{gate_table(found)}",
+        "## The gate": f"{GATE}\n\n{gate_table(found)}\n\n{CONFIDENCE}\n\n{confidence_table(found)}",
         "## Labels": labels_table(found, about),
         "## Funnel": funnel_table(found, about),
         "## Rounds": f"{ROUNDS}\n\n{rounds_table(about)}",
@@ -110,6 +113,27 @@ def gate_table(found: dict) -> str:
         rows.append([name, *choices, *said, f"{sum(seed['accepted'] for seed in seeds)}/{len(seeds)}"])
     head = ["set", "chosen", "reference", "accepted", "gain on test", "truly helpful", "harmed", "supports accepted"]
     return markdown(head, rows)
+
+
+def confidence_table(found: dict) -> str:
+    """How many a gate of another confidence accepts, of the helped and of the others, and what that is worth."""
+    gates = [entry["gate"] for entry in found.values() if entry["gate"].get("holds_at") is not None]
+    known = [gate for gate in gates if gate["gain"]]
+    sets = [(gate["holds_at"], gate["gain"]["mean"]) for gate in known]
+    supports = [(seed["holds_at"], seed["gain"]) for gate in known for seed in gate["seeds"]]
+    rows = []
+    for confidence in CONFIDENCES if known else ():
+        said = [share(side, confidence, good) for side in (sets, supports) for good in (True, False)]
+        won = [sum(gain for holds, gain in side if holds > confidence) / len(side) for side in (sets, supports)]
+        rows.append([f"{confidence:.0%}", *said, *(f"{value:+.4f}" for value in won)])
+    head = ["sets, helped", "sets, others", "supports, helped", "supports, others", "won, sets", "won, supports"]
+    return markdown(["confidence", *head], rows)
+
+
+def share(pairs: list[tuple[float, float]], confidence: float, good: bool) -> str:
+    """'3/9' accepted of those that the test says gain, or of the others; pairs: (confidence it holds at, gain)."""
+    own = [holds > confidence for holds, gain in pairs if (gain > 0) == good]
+    return f"{sum(own)}/{len(own)}"
 
 
 def labels_table(found: dict, about: dict) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from data.records import Records
-from detection.metrics import interval
+from detection.metrics import holds_at, interval
 
 SIMPLE = ("real", "standard", "classical")
 UNSUPERVISED = ("memory", "pca", "knn", "iforest")  # see no anomaly: the arm real alone
@@ -77,7 +77,7 @@ def values(records: Records, maps) -> tuple[list[str], np.ndarray]:
 def decide(
     choices: list[Candidate], table: np.ndarray, ids: list[str], block: list[str], *, confidence: float = 0.95
 ) -> dict:
-    """What the gate says, as gate.json tells it.
+    """What the gate says, as gate.json tells it; holds_at: the greatest confidence at which it would have accepted.
 
     table: (C, A) values; ids: (A,) the anomaly; block: (A,) the fold (of a support) that it was held out with. An
     anomaly in several supports counts once, with its mean gain. With fewer than two anomalies, or without a candidate
@@ -92,7 +92,8 @@ def decide(
 
     every = np.ones(len(ids), bool)
     reference = choices[best(False, every)] if len(ids) else choices[sides[False][0]]
-    said = {"confidence": confidence, "reference": reference.told(), "anomalies": len(set(ids)), "accepted": False}
+    said = {"confidence": confidence, "reference": reference.told(), "anomalies": len(set(ids)), "accepted": False,
+            "holds_at": 0.0}  # fmt: skip
     means = table.mean(1) if len(ids) else np.full(len(choices), np.nan)
     told = [c.told() | {"mean": float(m) if np.isfinite(m) else None} for c, m in zip(choices, means)]
     if not usable:
@@ -104,12 +105,13 @@ def decide(
         seen = ~np.isin(ids, ids[held])
         seen = seen if seen.any() else every
         gain[held] = table[best(True, seen), held] - table[best(False, seen), held]
-    found = interval([float(gain[ids == one].mean()) for one in sorted(set(ids))], confidence)
+    each = [float(gain[ids == one].mean()) for one in sorted(set(ids))]
+    found = interval(each, confidence)
     chosen = choices[best(True, every)]
     accepted = found["low"] is not None and found["low"] > 0
     return said | {
         "best": chosen.told(), "chosen": chosen.told() if accepted else reference.told(), "accepted": accepted,
-        "gain": found, "candidates": told,
+        "holds_at": holds_at(each), "gain": found, "candidates": told,
     }  # fmt: skip
 
 
@@ -122,7 +124,8 @@ def sentence(said: dict, metric: str) -> str:
     pair = f"{name(said['best'])} over {reference}: {bounds} in cross-validated {metric}"
     if said["accepted"]:
         return f"Generations are used: {pair}."
-    return f"Generations are not used, as no gain is shown: {pair}. The training set is {reference}."
+    less = f"; an interval of {said['holds_at']:.0%} would lie above 0" if said["holds_at"] >= 0.5 else ""
+    return f"Generations are not used, as no gain is shown: {pair}{less}. The training set is {reference}."
 
 
 def name(candidate: dict) -> str:

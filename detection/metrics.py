@@ -149,6 +149,22 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> dict:
     return {"mean": mean, "low": low, "high": high, "values": values}
 
 
+def holds_at(values: Sequence[float]) -> float:
+    """0..1, the greatest confidence at which Student's interval of the mean lies above 0; 0 where the mean does not.
+
+    One value has no interval: 0. ValueError as in `interval`.
+    """
+    found = interval(values)
+    if found["low"] is None or found["mean"] <= 0:
+        return 0.0
+    error = np.std(found["values"], ddof=1) / len(values) ** 0.5
+    if error == 0:
+        return 1.0
+    from scipy.stats import t
+
+    return float(2 * t.cdf(found["mean"] / error, len(values) - 1) - 1)
+
+
 def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> dict:
     """The interval of the gains a - b, pair by pair (same seed, same support)."""
     if len(a) != len(b):

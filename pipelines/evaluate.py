@@ -99,15 +99,16 @@ def ratio_maps(run: Run, seed: int, test, calib) -> tuple:
 
 def truth(said: dict, values: dict[str, list[dict]], metric: str) -> dict:
     """The gate's decision beside what the test says of it: the paired gain of its best candidate with generations over
-    its best without, on the test split; truly_helpful where that is above 0 on the mean. seeds: the decision and the
-    gain of each support alone."""
+    its best without, on the test split; truly_helpful where that is above 0 on the mean. seeds: the decision, the
+    confidence it would hold at and the gain of each support alone."""
     from detection.metrics import paired
 
-    out = {"accepted": said["accepted"], "chosen": said["chosen"], "best": said["best"], "reference": said["reference"]}
+    out = {key: said[key] for key in ("accepted", "holds_at", "chosen", "best", "reference")}
     if said["best"] is None:
         return out | {"gain": None, "truly_helpful": None, "seeds": []}
     gain = paired(*([v[metric] for v in values[f"gate_{side}"]] for side in ("best", "reference")))
-    seeds = [{"accepted": s["accepted"], "gain": g} for s, g in zip(said["seeds"], gain["values"])]
+    seeds = [{"accepted": s["accepted"], "holds_at": s["holds_at"], "gain": g}
+             for s, g in zip(said["seeds"], gain["values"])]  # fmt: skip
     return out | {"gain": {"metric": metric, **gain}, "truly_helpful": gain["mean"] > 0, "seeds": seeds}
 
 

@@ -67,10 +67,12 @@ if stage == "evaluate":
     pathlib.Path("metrics", name + ".json").write_text(json.dumps({
         "modality": "row", "arms": arms, "detectors": {"knn": told(0.3, 0.3)},
         "gain": {"metric": "ap", "arm": "filtered", "over": "classical", "mean": rank / 100},
-        "gate": {"accepted": rank > 4, "chosen": {"arm": "filtered" if rank > 4 else "classical", "detector": "forest"},
+        "gate": {"accepted": rank > 4, "holds_at": 0.85,
+                 "chosen": {"arm": "filtered" if rank > 4 else "classical", "detector": "forest"},
                  "best": {"arm": "filtered", "detector": "forest"}, "reference": {"arm": "classical",
                  "detector": "forest", "weight": 0.5}, "gain": {"metric": "ap", "mean": 0.1, "low": -0.1, "high": 0.3},
-                 "truly_helpful": True, "seeds": [{"accepted": True, "gain": 0.2}, {"accepted": False, "gain": 0.0}]},
+                 "truly_helpful": True, "seeds": [{"accepted": True, "holds_at": 0.95, "gain": 0.2},
+                                                   {"accepted": False, "holds_at": 0.0, "gain": 0.0}]},
         "counts": {"generated": 40, "kept": 30, "reasons": {"kept": 30, "copy": 10}}}))
     home.joinpath("gate.json").write_text(json.dumps({"metric": "ap", "accepted": True}))
 if stage == "fidelity":

@@ -81,6 +81,15 @@ def test_a_gain_that_could_be_chance_is_refused_with_its_figure():
     assert "not used" in sentence(said, "ap") and "classical" in sentence(said, "ap")
 
 
+def test_a_refusal_tells_the_confidence_at_which_it_would_accept():
+    table = [[0.2] * 6, [0.4] * 6, [0.9, 0.1, 0.9, 0.1, 0.6, 0.6]]
+    holds = run(table)["holds_at"]
+    assert 0.5 < holds < 0.9 and f"interval of {holds:.0%} would" in sentence(run(table), "ap")
+    assert run(table, confidence=holds - 1e-6)["accepted"] and not run(table, confidence=holds + 1e-6)["accepted"]
+    worse = run([[0.2] * 6, [0.7] * 6, table[2]])
+    assert worse["holds_at"] == 0 and "would lie" not in sentence(worse, "ap")
+
+
 def test_a_fold_is_measured_with_what_the_other_folds_chose():
     """On fold 0 `real` is best by far, on fold 1 `classical`: each fold is held against the other's favourite."""
     table = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]]

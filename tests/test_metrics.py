@@ -158,6 +158,16 @@ def test_an_interval_is_students():
     assert got["low"] == pytest.approx(2 - half, abs=1e-5) and got["high"] == pytest.approx(2 + half, abs=1e-5)
 
 
+@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0], [0.5, -0.1, 0.4, 0.3], [-0.1, 0.2]])
+def test_at_the_confidence_that_it_holds_at_an_interval_touches_zero(values):
+    assert metrics.interval(values, metrics.holds_at(values))["low"] == pytest.approx(0, abs=1e-9)
+
+
+def test_nothing_holds_without_a_gain_or_a_spread_and_a_steady_gain_always():
+    assert metrics.holds_at([-1.0, 0.5]) == metrics.holds_at([0.0, 0.0]) == metrics.holds_at([3.0]) == 0
+    assert metrics.holds_at([0.25, 0.25, 0.25]) == 1
+
+
 def test_one_value_has_no_interval_and_none_no_mean():
     assert metrics.interval([0.25]) == {"mean": 0.25, "low": None, "high": None, "values": [0.25]}
     for bad in ([], [np.nan], [1.0, np.inf]):

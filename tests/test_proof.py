@@ -155,6 +155,23 @@ def test_the_aims_are_counted_from_paired_intervals(code):
     assert lines[4] == "- on single supports it accepts 3 of 5 truly helpful supports and 3 of 4 others"
 
 
+def test_other_confidences_accept_what_holds_at_them(code):
+    def gate(holds: float, *seeds: tuple[float, float]) -> dict:
+        gain = sum(g for _, g in seeds) / len(seeds)
+        own = [{"holds_at": h, "gain": g} for h, g in seeds]
+        return {"gate": {"holds_at": holds, "gain": {"mean": gain}, "seeds": own}}
+
+    found = {"a": gate(0.85, (0.92, 0.2), (0.1, 0.0)), "b": gate(0.55, (0.65, -0.1), (0.0, -0.3))}
+    found |= {"earlier": {"gate": {"gain": {"mean": 1.0}}}, "none": {"gate": {"holds_at": 0.0, "gain": None}}}
+    rows = [line.split(" | ") for line in code.tables.confidence_table(found).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| 95%", "| 90%", "| 80%", "| 70%", "| 60%", "| 50%"]
+    assert [row[1:5] for row in rows[:3]] == [["0/1", "0/1", "0/1", "0/3"], ["0/1", "0/1", "1/1", "0/3"],
+                                              ["1/1", "0/1", "1/1", "0/3"]]  # fmt: skip
+    assert rows[5][1:5] == ["1/1", "1/1", "1/1", "1/3"]
+    assert rows[5][5:] == ["-0.0500", "+0.0250 |"]  # (.1 - .2) / 2 and (.2 - .1) / 4
+    assert code.tables.confidence_table({"earlier": found["earlier"]}).count("\n") == 1
+
+
 def test_labels_stand_side_by_side_and_a_bar_in_a_name_breaks_no_table(code):
     found = {"a": {"x|y": told(0.5, 0.7), "gate": {}}, "a@k5": {"x|y": told(0.4), "gate": {}}}
     about = {"a": {"set": "a", "k": 10, "metric": "ap"}, "a@k5": {"set": "a", "k": 5, "metric": "ap"}}
