@@ -64,6 +64,7 @@ def split(
         plan["supports"].append(chosen)
         fixed = np.random.default_rng([seed, 2])
         plan["folds"].append(fold(parts["fit"].meta, chosen, block, folds, rng, fixed))
+        check_folds(parts["fit"].meta, block, plan["folds"][-1], folds)
     return Split(**parts, plan=plan)
 
 
@@ -102,6 +103,16 @@ def check_least(parts: dict[str, Records], support: int, folds: int) -> None:
                 f"split test: the test must hold {what}, got none in {len(parts['test'])} records; "
                 "label more or change prepare.test_share"
             )
+
+
+def check_folds(fit: pd.DataFrame, block: dict[str, str], of: dict[str, int], folds: int) -> None:
+    """Raises InputError where a fold is left without normals, so that nothing in it would have a host."""
+    if len({of[name] for name in fit["id"]}) < folds:
+        held = Counter(block[name] for name in fit["id"])
+        raise InputError(
+            f"split fit: each of the {folds} folds must have normals, got {len(fit)} in {len(held)} groups, "
+            f"{max(held.values())} of them in one; give smaller groups or lower prepare.folds"
+        )
 
 
 # ---------------------------------------------------------------- images and rows

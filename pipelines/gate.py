@@ -114,7 +114,6 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
 
     from data.records import bare, concat
     from data.records.codecs import CODECS
-    from data.split import blocks, fold
     from detection.gates import Gates
     from detection.judge import cross_fit, judge_records
     from detection.novelty import Duplicates
@@ -124,8 +123,7 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
     from generation.plan import plan
     from generation.training import fit_adapter, match_scales
 
-    ids, rng = list(odd.meta["id"]), np.random.default_rng([seed, 41])
-    folds = fold(normals.meta, ids, blocks(normals) | blocks(odd), INNER, rng)
+    ids, folds = list(odd.meta["id"]), inner_folds(normals, odd, seed)
     sampling = sampling_of(sections["generate.r1"])
     if adapter is None:
         base = Base.load(run.paths.base, pick_device(run.params.device))
@@ -145,6 +143,22 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
     limits = sections["filter.r1"].model_dump(by_alias=True)
     limits = {key: value for key, value in limits.items() if key not in ("collapse", "settled")}
     return made, made.take(verdicts(made.meta, scores, real, **limits)["keep"].to_numpy(bool))
+
+
+def inner_folds(normals, odd, seed: int) -> dict[str, int]:
+    """{id: fold} of what is left of a fold. Where its normals are of one group, a lot or a content that most rows have,
+    they are parted by record: the judges may then know the group of a host, but not the host."""
+    import numpy as np
+
+    from data.split import blocks, fold
+
+    ids, groups = list(odd.meta["id"]), blocks(normals) | blocks(odd)
+    alone = {name: name for name in normals.meta["id"]}
+    for tied in (groups, alone | blocks(odd)):
+        folds = fold(normals.meta, ids, tied, INNER, np.random.default_rng([seed, 41]))
+        if len({folds[name] for name in alone}) == INNER:
+            break
+    return folds
 
 
 def export(run: Run, chosen: dict, fit, pool) -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from data.records import concat
 from detection.gate import Candidate, candidates, decide, precision_at, sentence, values
+from pipelines.gate import inner_folds
 
 REAL, CLASSICAL, MIXED = (Candidate(arm, "forest", 0.5, False) for arm in ("real", "classical", "mixed"))
 
@@ -109,6 +110,18 @@ def test_without_anomalies_or_without_both_sides_nothing_is_accepted():
     assert not empty["accepted"] and empty["chosen"]["arm"] == "real" and "Too few" in sentence(empty, "ap")
     one = decide([REAL, CLASSICAL], np.ones((2, 4)), list("abcd"), ["0", "1"] * 2)
     assert not one["accepted"] and one["best"] is None
+
+
+def test_normals_of_one_group_are_parted_by_record_where_a_fold_must_have_some():
+    from data.split import blocks
+
+    normals, odd = tiny.make("row", 9, 6)
+    one, many = normals.with_meta(group="lot"), normals.with_meta(group=[f"g{i // 2}" for i in range(9)])
+    folds = inner_folds(one, odd, 3)
+    counts = [[folds[name] for name in part.meta["id"]].count(0) for part in (one, odd)]
+    assert counts[0] in (4, 5) and counts[1] == 3 and folds == inner_folds(one, odd, 3)
+    folds = inner_folds(many, odd, 3)
+    assert all(len({folds[i] for i, g in blocks(many).items() if g == group}) == 1 for group in set(many.meta["group"]))
 
 
 def test_pure_noise_is_seldom_accepted():

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from data.records import Records, make_meta
 from data.sources import SOURCES
-from data.split import Split, split, take_share
+from data.split import Split, blocks, check_folds, split, take_share
+from data.split import fold as fold_of
 from data.windows import centred, middle_of
 
 EASY = {"seeds": 2, "support": 3, "folds": 2, "test_share": 0.4, "calib_share": 0.25}
@@ -181,6 +182,17 @@ def test_too_few_is_told_with_the_least(labels: list, groups: list | None, messa
     with pytest.raises(InputError, match=message) as caught:
         split(rows(groups or list(range(len(labels))), labels), **EASY)
     assert "\n" not in str(caught.value) and "label more" in str(caught.value)
+
+
+def test_a_fold_without_normals_is_told():
+    """Six anomalies of a lot in one fold; in the other, to make up for them, both lots that have normals too."""
+    records = rows([0] * 6 + [1] * 25 + [2] * 21, [1] * 6 + ([0] * 20 + [1] * 5) + ([0] * 20 + [1]))
+    fit, odd, block = records.where(label=0).meta, list(records.where(label=1).meta["id"]), blocks(records)
+    of = fold_of(fit, odd, block, 2, np.random.default_rng(0))
+    assert Counter(of[name] for name in odd) == {0: 6, 1: 6}
+    with pytest.raises(InputError, match=r"2 folds must have normals, got 40 in 2 groups, 20 of them in one; .*lower"):
+        check_folds(fit, block, of, 2)
+    check_folds(fit, block, of | {fit["id"].iloc[0]: 0}, 2)
 
 
 def test_no_records_is_told():
