@@ -125,6 +125,10 @@ def check(split: Split) -> list[str]:
     if left := split.plan.get("left_out"):
         why = "anomalies that share a group with calib, or copies of what the test holds"
         found.append(f"{len(left)} records are left out, {why}: {listed(left)}")
+    group, most = Counter(split.fit.meta["group"]).most_common(1)[0]
+    if split.fit.modality != "series" and most > len(split.fit) / 2 and most > 1:
+        found.append(f"{most} of the {len(split.fit)} normals to fit on share the group '{group}', a name of the "
+                     "source or the same content: a judge is fitted on all of them or none")  # fmt: skip
     return found + copies(split)
 
 

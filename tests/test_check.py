@@ -158,3 +158,10 @@ def test_magnetic_tiles_are_told_in_seconds():
     }
     assert not [line for line in summary["findings"] if "content" in line]
     assert time.process_time() - start < 20
+
+
+def test_normals_that_mostly_share_a_group_are_told():
+    groups = [*[0] * 100, *range(1, 141)]  # the group of 100 is too large for the test or to calibrate on
+    s = split(rows(groups, [0] * 210 + [1] * 30), **EASY)
+    assert len(s.fit) < 200
+    assert f"100 of the {len(s.fit)} normals to fit on share the group '0'" in "\n".join(check(s))
