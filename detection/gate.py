@@ -1,7 +1,8 @@
 """The do-no-harm gate: is the best training set that uses generations shown to beat the best that does not?
 
 Candidates are compared on real anomalies that none of their parts had seen (a fold held out of the whole loop). What an
-anomaly contributes to average precision is its value under a candidate; gains are paired by anomaly. The candidate
+anomaly contributes to average precision, at the share of anomalies that the data has, is its value under a candidate;
+gains are paired by anomaly. The candidate
 on each side is chosen on the other folds' anomalies and measured on the fold held out (nested cross-validation).
 """
 
@@ -48,30 +49,38 @@ def candidates(arms: list[str], detectors: list[str], weights: list[float], *, f
                     yield Candidate(arm, name, weight, both)
 
 
-def precision_at(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+def precision_at(
+    positive: np.ndarray, negative: np.ndarray, weight: float = 1.0, weights: np.ndarray | float = 1.0
+) -> np.ndarray:
     """(P,) precision where the threshold is each positive's score, ties counted as alarms; its mean is the average
-    precision of all (metrics.ap)."""
-    ranked, below = np.sort(positive), np.sort(negative)
-    hits = len(ranked) - np.searchsorted(ranked, positive, "left")
-    alarms = hits + len(below) - np.searchsorted(below, positive, "left")
-    return hits / alarms
+    precision of all (metrics.ap). weight: how much each positive counts; weights (N,): each negative."""
+    order, ranked = np.argsort(negative), np.sort(positive)
+    below = np.r_[0.0, np.cumsum(np.broadcast_to(weights, len(negative))[order], dtype=float)]
+    hits = weight * (len(ranked) - np.searchsorted(ranked, positive, "left"))
+    return hits / (hits + below[-1] - below[np.searchsorted(negative[order], positive, "left")])
 
 
-def values(records: Records, maps) -> tuple[list[str], np.ndarray]:
+def values(records: Records, maps, share: float | None = None) -> tuple[list[str], np.ndarray]:
     """(ids, (A,) value of each anomalous record): the mean precision at its own anomalous elements among those of all
-    records given. maps: what a detector's score_map gave for the records."""
+    records given. maps: what a detector's score_map gave for the records.
+
+    share, in (0, 1): how many records are to be anomalous; the anomalous ones given then count for as many. Precision
+    falls with that share, and what helps far down the ranking shows only where there are many to be found.
+    """
+    odd = records.meta["label"].to_numpy(bool)
+    weight = 1.0 if share is None or not odd.any() else share / (1 - share) * (~odd).sum() / odd.sum()
     if records.modality == "row":
-        odd = records.meta["label"].to_numpy(bool)
         scores = np.asarray(maps, float)
-        return list(records.meta["id"][odd]), precision_at(scores[odd], scores[~odd])
+        return list(records.meta["id"][odd]), precision_at(scores[odd], scores[~odd], weight)
     where = [np.asarray(m, bool) if records.modality == "image" else np.asarray(m, bool).any(1) for m in records.mask]
     inside = [np.asarray(m, float)[w] for m, w in zip(maps, where)]
     negative = np.concatenate([np.asarray(m, float)[~w] for m, w in zip(maps, where)])
-    found = precision_at(np.concatenate(inside), negative)
+    weights = np.concatenate([np.full((~w).sum(), weight if o else 1.0) for w, o in zip(where, odd)])
+    found = precision_at(np.concatenate(inside), negative, weight, weights)
     ends = np.cumsum([len(part) for part in inside])
-    odd = [i for i, part in enumerate(inside) if len(part)]
-    means = [found[ends[i] - len(inside[i]) : ends[i]].mean() for i in odd]
-    return [records.meta["id"].iloc[i] for i in odd], np.array(means)
+    marked = [i for i, part in enumerate(inside) if len(part)]
+    means = [found[ends[i] - len(inside[i]) : ends[i]].mean() for i in marked]
+    return [records.meta["id"].iloc[i] for i in marked], np.array(means)
 
 
 def decide(

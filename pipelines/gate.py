@@ -3,7 +3,8 @@
 Reads base/, records/, splits.json, judges/, every round's generated and kept. Writes gate.json (detection.gate.decide
 over all supports, the same per support, and a sentence) and training/, the record store of the training set that is
 exported: real records and, where the gate accepted, generated ones; else the best simpler arm's. A fold's world holds
-nothing of the fold: adapter, masks, hosts, judges, classical records and detectors are made anew without it.
+nothing of the fold: adapter, masks, hosts, judges, classical records and detectors are made anew without it. Its few
+anomalies weigh against the calib normals as all labelled ones do against all normals: precision depends on their share.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main(run: Run) -> dict:
     inputs = [paths.base, paths.records, paths.splits, paths.judges]
     homes = [paths.round(r) for r in ROUNDS]
     inputs += [home / part for home in homes for part in ("generated", "kept")]
+    share = len(pool) / (len(pool) + len(fit) + len(calib))  # anomalous of all that is not for the test
     seeds = run.seeds[: settings.supports]
     jobs = [(s, f) for s in seeds for f in sorted({run.plan["folds"][s][i] for i in run.plan["supports"][s]})]
     with run.work(*inputs, also=sections) as work:
@@ -45,7 +47,7 @@ def main(run: Run) -> dict:
             seed, fold = job
             unit = f"seed{seed}-fold{fold}"
             if not work.done(unit):
-                table = measure(run, choices, fit, support_of(run, seed, pool), calib, seed, fold, sections)
+                table = measure(run, choices, fit, support_of(run, seed, pool), calib, seed, fold, sections, share)
                 with work.unit(unit) as folder:
                     table.to_parquet(folder / "values.parquet")
 
@@ -69,7 +71,7 @@ def main(run: Run) -> dict:
             "chosen": whole["chosen"]["arm"], "anomalies": int(np.unique(pd.concat(tables)["id"]).size)}  # fmt: skip
 
 
-def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, sections: dict):
+def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, sections: dict, share: float):
     """The values of every candidate (columns "0", "1", ..) for the anomalies of one fold, made without the fold."""
     import pandas as pd
 
@@ -102,7 +104,7 @@ def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, 
         if choice.fuse:
             parts, count = [maps, lists["ratio"]], len(held)
             maps = fused(parts, [part[count:] for part in parts], run.modality)
-        ids, found = values(both, maps)
+        ids, found = values(both, maps, share)
         out[str(i)] = found
     return pd.DataFrame({"id": ids, "block": f"{seed}/{fold}", **out})
 

@@ -28,6 +28,38 @@ def test_precision_at_a_positive_counts_what_scores_no_less():
     np.testing.assert_allclose(precision_at(np.array([3.0, 1.0]), np.array([2.0, 1.0, 0.0])), [1.0, 2 / 4])
 
 
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=12),
+       st.lists(st.tuples(st.integers(0, 6), st.floats(0.1, 9)), min_size=1, max_size=12),
+       st.floats(0.1, 9))  # fmt: skip
+def test_weights_are_those_of_an_average_precision_with_them(positive, negative, weight):
+    scores, weights = np.array(negative).T
+    expected = average_precision_score(np.r_[np.ones(len(positive)), np.zeros(len(scores))], np.r_[positive, scores],
+                                       sample_weight=np.r_[np.full(len(positive), weight), weights])  # fmt: skip
+    found = precision_at(np.array(positive, float), scores, weight, weights)
+    assert found.mean() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("modality", tiny.MODALITIES)
+def test_a_share_counts_anomalous_records_as_if_there_were_more_of_them(modality):
+    """12 normals and 4 anomalies, of 1/2: each anomaly is given three times."""
+    normals, odd = tiny.make(modality)
+    rng = np.random.default_rng(0)
+
+    def maps(records):
+        shapes = [np.shape(m) if modality == "image" else (len(m),) for m in records.mask]
+        return rng.random(len(records)) if modality == "row" else [rng.random(shape) for shape in shapes]
+
+    some, other = maps(normals), maps(odd)
+    put = np.concatenate if modality == "row" else lambda parts: [m for part in parts for m in part]
+    ids, found = values(concat([normals, odd]), put([some, other]), 0.5)
+    _, often = values(concat([normals, odd, odd, odd]), put([some, other, other, other]))
+    assert ids == list(odd.meta["id"])
+    np.testing.assert_allclose(found, often[:4])
+    as_given = values(concat([normals, odd]), put([some, other]))[1]
+    np.testing.assert_allclose(values(concat([normals, odd]), put([some, other]), 0.25)[1], as_given)
+    assert (found > as_given).all()
+
+
 @pytest.mark.parametrize("modality", tiny.MODALITIES)
 def test_a_perfect_map_gives_every_anomaly_the_value_one(modality):
     records = concat(list(tiny.make(modality)))
