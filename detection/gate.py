@@ -2,8 +2,8 @@
 
 Candidates are compared on real anomalies that none of their parts had seen (a fold held out of the whole loop). What an
 anomaly contributes to average precision, at the share of anomalies that the data has, is its value under a candidate;
-gains are paired by anomaly. The candidate
-on each side is chosen on the other folds' anomalies and measured on the fold held out (nested cross-validation).
+gains are paired by anomaly. The candidate on each side is chosen on the other folds' anomalies and measured on the fold
+held out (nested cross-validation).
 """
 
 from __future__ import annotations
