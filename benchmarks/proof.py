@@ -48,7 +48,7 @@ Budgets = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 class Set(Model):
     params: str
     set: dict[str, Any]  # {dotted.path: value}
-    untouched: bool = False  # nothing was ever chosen on it
+    untouched: bool = False  # nothing that makes, judges or filters records was chosen on it
 
 
 class Proof(Model):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -98,6 +99,34 @@ def test_metrics_have_every_arm_with_one_value_a_support(looped):
     assert gain["metric"] == head
     assert gain["mean"] == pytest.approx(sum(a - b for a, b in zip(*pairs)) / 2)
     assert {"likelihood_ratio", "fused"} <= set(result["detectors"])
+
+
+def test_the_gate_measures_real_rows_without_their_fold_at_the_share_of_anomalies_in_the_data(looped):
+    from sklearn.metrics import average_precision_score
+
+    from data.records import bare, concat
+    from detection.detectors import DETECTORS
+    from detection.judge import outside
+
+    modality, folder = looped
+    if modality != "row":
+        pytest.skip("the same code, and longer")
+    home = folder / "artifacts" / NAMES[modality]
+    fit, pool, calib = (bare(read_store(home / "records" / name)) for name in ("fit", "support", "calib"))
+    plan, said = (json.loads((home / name).read_text()) for name in ("splits.json", "gate.json"))
+    own, names = plan["folds"][0], list(pool.meta["id"])
+    support = pool.take([names.index(name) for name in plan["supports"][0]])
+    rest, total, options = len(fit) + len(calib), 0.0, small_params(modality)["train"]["row"]["forest"]
+    for fold in set(own.values()):
+        real = concat([outside(fit, own, fold), outside(support, own, fold)])
+        held = support.take([own[name] == fold for name in support.meta["id"]])
+        scores = DETECTORS["row"]["forest"](**options).fit(real, seed=0).score_map(concat([held, calib]))
+        label = np.r_[np.ones(len(held)), np.zeros(len(calib))]
+        weight = np.where(label > 0, len(pool) / rest * len(calib) / len(held), 1.0)
+        total += len(held) * average_precision_score(label, scores, sample_weight=weight)
+    candidate = said["candidates"][0]
+    assert (candidate["arm"], candidate["detector"], candidate["fuse"]) == ("real", "forest", False)
+    assert candidate["mean"] == pytest.approx(total / len(support))
 
 
 def test_the_ledger_has_every_record_and_its_reason_and_the_kept_store_agrees(looped):
