@@ -13,7 +13,7 @@ proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate
                   above 0, whatever the gate decided; it sees no test), holds_at (the confidence up to which it
                   would have accepted), seeds (each support's decision, holds_at and gain).
 proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds",
-                  "criterion", "untouched"}}
+                  "criterion", "untouched", "fidelity"}}; fidelity: {measure: [of the kept, a support]}
 proof_criteria.json  {set: {criterion: {arm: {"mean", "low", "high", "values"}}}}, of the set's metric
 proof.md          the tables
 """
@@ -96,8 +96,14 @@ def entry(result: dict) -> tuple[dict, dict]:
     arms = {**metrics["arms"], **(metrics.get("detectors") or {})}
     about = {"set": result["dataset"], "k": result["set"]["prepare.support"], "modality": metrics.get("modality"),
              "metric": metrics["gain"]["metric"], "counts": metrics.get("counts") or {},
-             "seconds": result["seconds"], "stages": result["stages"]}  # fmt: skip
+             "seconds": result["seconds"], "stages": result["stages"], "fidelity": fidelity_of(result)}  # fmt: skip
     return {**arms, "gate": {name: gate.get(name) for name in GATE}}, about
+
+
+def fidelity_of(result: dict) -> dict[str, list[float | None]]:
+    """{measure: its value of what was kept for each support}; empty where the cell has no fidelity."""
+    seeds = [own["kept"] for own in (result.get("fidelity") or {}).get("seeds") or ()]
+    return {name: [own.get(name) for own in seeds] for name in dict.fromkeys(n for own in seeds for n in own)}
 
 
 def rounds_of(home: Path) -> list[dict]:

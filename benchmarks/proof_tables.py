@@ -19,6 +19,10 @@ next one's say should be drawn, of 1; below the setting `settled` a support's lo
 of combinations of kind, size and severity among the kept; *spread*: the mean distance between kept edits, that between
 real anomalies being 1. *Stopped*: supports whose loop ended, settled or collapsed, at the latest in the last round."""
 
+FIDELITY = """Whether a measure of how like the real anomalies the kept ones are (docs/ablations.md) tells what they are
+worth: Spearman's correlation of it with gains on the test split over the supports (*n*), ranks centred inside each set
+and K, with 95 % bootstrap intervals that are not corrected for the number of measures."""
+
 
 def title(name: str, k: int) -> str:
     """The name of a cell in the tables."""
@@ -38,6 +42,7 @@ def tables(found: dict, about: dict, failed: list[dict], criteria: dict | None =
         "## Labels": labels_table(found, about),
         "## Funnel": funnel_table(found, about),
         "## Rounds": f"{ROUNDS}\n\n{rounds_table(about)}",
+        "## Fidelity and usefulness": f"{FIDELITY}\n\n{fidelity_table(found, about)}",
         "## Times": times_table(about),
     }
     if criteria:
@@ -187,6 +192,29 @@ def rounds_table(about: dict) -> str:
                       for key in ("kept", "moved", "shapes", "spread")}  # fmt: skip
             rows.append([name, *series.values(), rounds[-1]["stopped"]])
     return markdown(["set", "kept share", "moved", "shapes", "spread", "stopped"], rows)
+
+
+def fidelity_table(found: dict, about: dict) -> str:
+    """A line a measure of fidelity, a column a gain; whole-record measures before those of the anomalous part."""
+    from pipelines.tables import COUNTS, GAINS, correlation
+
+    points: dict[tuple, list[dict]] = {}
+    for name, told in about.items():
+        for pair in GAINS:
+            arms = [found[name].get(arm, {}).get(told["metric"], {}).get("values") or [] for arm in pair]
+            for measure, values in told.get("fidelity", {}).items():
+                if measure not in COUNTS and len(values) == len(arms[0]) == len(arms[1]):
+                    points.setdefault((measure, pair), []).extend(
+                        {"dataset": name, "x": x, "y": a - b} for x, a, b in zip(values, *arms) if x is not None
+                    )
+    measures = sorted({measure for measure, _ in points}, key=lambda m: (m.startswith("crop_"), m))
+    each = {measure: [correlation(points.get((measure, pair), [])) for pair in GAINS] for measure in measures}
+    rows = [[measure, max(c["n"] for c in own), *map(correlated, own)] for measure, own in each.items()]
+    return markdown(["measure", "n", *(" over ".join(pair) for pair in GAINS)], rows)
+
+
+def correlated(value: dict) -> str:
+    return "–" if value["rho"] is None else f"{value['rho']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f})"
 
 
 def figure(value: float) -> str:

@@ -205,3 +205,19 @@ def test_rounds_tell_what_was_kept_how_far_the_steering_moved_and_who_stopped(co
     table = code.tables.rounds_table({"x": {"rounds": rounds}, "y": {"rounds": []}}).splitlines()
     assert table[2:] == ["| x | 0.60 → 0.60 | 0.12 | 4.0 → 4.0 | 0.50 → 0.50 | 1 |"]
     assert code.proof.rounds_of(tmp_path / "none") == []
+
+
+def test_fidelity_is_set_against_what_the_kept_are_worth_support_by_support(code):
+    """Inside each set kid falls as the gain rises; between the sets it rises with it, which must not count."""
+    gains = {"a": [0.01, 0.02, 0.03, 0.04], "a@k5": [0.5, 0.6, 0.7, 0.8], "none": [0.1, 0.2, 0.3, 0.4]}
+    kid = {"a": [4.0, 3.0, 2.0, 1.0], "a@k5": [40.0, 30.0, 20.0, 10.0]}
+    found = {name: {"real": told(0, 0, 0, 0), "filtered": told(*own), "gate": {}} for name, own in gains.items()}
+    about = {name: {"metric": "ap"} for name in gains}
+    for name, values in kid.items():
+        fidelity = {"seeds": [{"kept": {"generated": 9, "kid": v, "crop_fid": None}} for v in values]}
+        about[name]["fidelity"] = code.proof.fidelity_of({"fidelity": fidelity})
+    assert about["a"]["fidelity"] == {"generated": [9] * 4, "kid": kid["a"], "crop_fid": [None] * 4}
+    lines = code.tables.fidelity_table(found, about).splitlines()
+    assert lines[0].startswith("| measure | n | filtered over real | filtered over classical |")
+    assert lines[2:] == ["| kid | 8 | -1.00 (-1.00 to -1.00) | – | – |", "| crop_fid | 0 | – | – | – |"]
+    assert code.proof.fidelity_of({"fidelity": None}) == {}
