@@ -12,7 +12,8 @@ from data.sources.common import show
 from data.split import Split
 
 FEW = 10  # fewer test anomalies than this make every interval wide
-MOST_LISTED = 5
+ALIKE = 2 / 3  # a support that is more of the pool than this has little to differ by from the others
+MOST_LISTED, MOST_RULES = 5, 3
 
 
 def summarise(records: Records, quarantine: list[dict], split: Split | None, source: Any) -> dict:
@@ -27,6 +28,18 @@ def summarise(records: Records, quarantine: list[dict], split: Split | None, sou
         "quarantine": [{"item": str(row["item"]), "reason": str(row["reason"])} for row in quarantine],
         "reasons": dict(Counter(rule_of(row["reason"]) for row in quarantine).most_common()),
     }  # fmt: skip
+
+
+def left_out(quarantine: list[dict]) -> str:
+    """'12 items were left out or changed: 12 x a defect image must have a mask (test/a.png, test/b.png and 10 more)',
+    the first rules of a quarantine that holds something."""
+    first: dict[str, list[str]] = {}
+    for row in quarantine:
+        first.setdefault(rule_of(row["reason"]), []).append(str(row["item"]))
+    rules = sorted(first, key=lambda rule: -len(first[rule]))
+    told = [f"{len(first[rule])} x {show(rule)} ({listed(first[rule], 2)})" for rule in rules[:MOST_RULES]]
+    more = [f"{len(rules) - MOST_RULES} rules more"] if len(rules) > MOST_RULES else []
+    return f"{len(quarantine)} items were left out or changed: {', '.join(told + more)}"
 
 
 def counts(records: Records) -> dict:
@@ -122,6 +135,12 @@ def check(split: Split) -> list[str]:
             found.append(f"kind {listed(names)} {what}")
     if (anomalies := sum(test.values())) < FEW:
         found.append(f"the test holds {anomalies} anomalies: below {FEW} every interval is wide")
+    supports, pooled = split.plan["supports"], len(split.support)
+    drawn = len(supports[0])
+    if len(supports) > 1 and drawn > ALIKE * pooled:
+        how = "are all the same" if drawn == pooled else "hardly differ"
+        found.append(f"the pool holds {pooled} anomalies, so that {len(supports)} supports of {drawn} {how}: intervals "
+                     "leave out the luck of which anomalies were labelled; label more, or lower prepare.support")
     if left := split.plan.get("left_out"):
         why = "anomalies that share a group with calib, or copies of what the test holds"
         found.append(f"{len(left)} records are left out, {why}: {listed(left)}")
@@ -154,10 +173,10 @@ def contents(records: Records) -> list:
     return [(x.shape, x.dtype.str, x.tobytes()) for x in records.x]
 
 
-def listed(names: list) -> str:
+def listed(names: list, most: int = MOST_LISTED) -> str:
     """The first few names, and how many more there are."""
-    more = len(names) - MOST_LISTED
-    return ", ".join(show(name, 60) for name in names[:MOST_LISTED]) + (
+    more = len(names) - most
+    return ", ".join(show(name, 60) for name in names[:most]) + (
         f" and {more} more" if more > 0 else ""
     )
 

@@ -41,7 +41,7 @@ def split(
     """
     if not len(records):
         raise InputError(
-            "records: a data set must hold records, got none; see the quarantine for what was left out"
+            "records: a data set must hold records, got none; check source.path and the options of its reader"
         )
     if records.modality == "series":
         from data.windows import cut

@@ -52,7 +52,7 @@ def inspect(name: str, dataset: Dataset, settings: Settings) -> list[str]:
     from pipelines.prepare import divide, load
 
     raw, quarantine = load(name, dataset, settings.prepare)
-    parts = divide(raw, settings.prepare)
+    parts = divide(raw, settings.prepare, quarantine)
     told = lines(summarise(raw, quarantine, parts, dataset.source.path))
     if len(told) > MOST_LINES:
         told[MOST_LINES:] = [f"and {len(told) - MOST_LINES} lines more; prepare writes all to summary.json"]

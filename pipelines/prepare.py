@@ -8,6 +8,7 @@ records each split holds and how many items were quarantined. A leak of the spli
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ def load(name: str, dataset: Dataset, prepare: Prepare) -> tuple[Any, list[dict]
     return read(path, modality=dataset.modality, strict=prepare.strict, **dataset.source.options)
 
 
-def divide(records: Any, prepare: Prepare) -> Any:
+def divide(records: Any, prepare: Prepare, quarantine: Sequence[dict] = ()) -> Any:
     """The frozen, grouped split of raw records, copies in one group; `plan` has what was found of them in "copies".
 
-    LeakError where copies lie on both sides all the same, since the source itself put them there.
+    LeakError where copies lie on both sides all the same, since the source itself put them there. InputError where a
+    part is too small; it tells what was left out, which is often why.
     """
     from data import leaks
+    from data.check import left_out
     from data.fingerprint import fingerprint
     from data.split import split
 
@@ -51,7 +54,8 @@ def divide(records: Any, prepare: Prepare) -> Any:
         )  # fmt: skip
     except InputError as error:
         tied = copies["identical"] + copies.get("near", 0)
-        raise InputError(f"{error}; {tied} copies share a group, {leaks.HELP}" if tied else str(error)) from error
+        why = [f"{tied} copies share a group, {leaks.HELP}"] * bool(tied) + [left_out(quarantine)] * bool(quarantine)
+        raise InputError("; ".join([str(error), *why])) from error
     marks = {name: fingerprint(part) for name, part in parts.parts().items()}
     found = leaks.checks(marks, records.modality, near=near)
     leaks.refuse("split", found)
@@ -71,7 +75,7 @@ def main(run: Run) -> dict:
 
     dataset, paths = run.params.datasets[run.dataset], run.paths
     raw, quarantine = load(run.dataset, dataset, run.params.prepare)
-    parts = divide(raw, run.params.prepare)
+    parts = divide(raw, run.params.prepare, quarantine)
     for name in ("fit", "support", "calib"):
         write_store(paths.records / name, getattr(parts, name))
     write_store(paths.test, parts.test)

@@ -61,6 +61,7 @@ def gather(name: str, modality: str, root: Path, *, each: int, most: int, limits
         "inputs": findings.flat(summary.get("counts") or {})[: findings.LISTED],
         "quarantine": left_out[: findings.LISTED],
         "quarantined": len(left_out),
+        "findings": [str(finding) for finding in summary.get("findings") or []],
         "losses": findings.losses(folder),
         "curves": findings.precision_recall(folder / "evaluation" / "pr.csv", arm),
         "picked": gallery.pick(folder, rounds, table, splits, each=each, most=most, limits=limits),

@@ -162,6 +162,7 @@ def build(root: Path, name: str, modality: str, *, n: int = 24, hosts: int = 24,
     pd.concat(curves).to_csv(folder / "evaluation" / "pr.csv", index=False)
     write_json(folder / "splits.json", {"supports": [["a1", "a3", "a2", "a5"]], "folds": []})
     write_json(folder / "summary.json", {"counts": {"fit": n, "support": 6},
+                                         "findings": [f"the pool holds 6 anomalies, {EVIL}"],
                                          "quarantine": [{"item": f"bad/{EVIL}.png", "reason": "not an image"}]})
     candidate = {"arm": "mixed", "detector": "forest", "weight": 0.5, "fuse": False}
     write_json(folder / "gate.json", {

@@ -11,7 +11,7 @@ import pytest
 from test_sources import real
 from test_split import EASY, WINDOWED, rows, series
 
-from data.check import check, lines, rule_of, summarise
+from data.check import check, left_out, lines, rule_of, summarise
 from data.records import Records, make_meta
 from data.sources import SOURCES
 from data.split import split
@@ -165,3 +165,28 @@ def test_normals_that_mostly_share_a_group_are_told():
     s = split(rows(groups, [0] * 210 + [1] * 30), **EASY)
     assert len(s.fit) < 200
     assert f"100 of the {len(s.fit)} normals to fit on share the group '0'" in "\n".join(check(s))
+
+
+@pytest.mark.parametrize("pool, said", [(10, "are all the same"), (14, "hardly differ"), (15, None)])
+def test_supports_that_hardly_differ_are_told(pool: int, said: str | None):
+    """What their intervals hold is then the luck of training alone, not that of which anomalies were labelled."""
+    records = rows(list(range(100)), [0] * 60 + [1] * 40, ["normal"] * 60 + ["a"] * 40,
+                   ["train"] * 30 + ["test"] * 30 + ["train"] * pool + ["test"] * (40 - pool))  # fmt: skip
+    s = split(records, **EASY | {"support": 10})
+    assert len(s.support) == pool
+    same = len({frozenset(chosen) for chosen in s.plan["supports"]}) == 1
+    assert same == (pool == 10)
+    found = [line for line in check(s) if line.startswith("the pool")]
+    if said is None:
+        assert not found
+    else:
+        assert len(found) == 1 and f"holds {pool} anomalies, so that 2 supports of 10 {said}: " in found[0]
+    assert not [line for line in check(split(records, **EASY | {"support": 10, "seeds": 1})) if "the pool" in line]
+
+
+def test_what_was_left_out_is_told_by_its_rules():
+    items = [{"item": f"scratch/{i}.png", "reason": "a defect image must have a mask, found none"} for i in range(4)]
+    items += [{"item": f"x{i}", "reason": f"rule {i}, got 1; mend it"} for i in range(3)]
+    assert left_out(items) == (
+        "7 items were left out or changed: 4 x a defect image must have a mask (scratch/0.png, scratch/1.png and 2 "
+        "more), 1 x rule 0 (x0), 1 x rule 1 (x1), 1 rules more")

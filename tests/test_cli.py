@@ -128,3 +128,26 @@ def test_prepare_writes_the_stores_the_plan_and_the_summary_and_the_same_twice(p
     assert all(set(s) <= ids["support"] for s in plan["supports"])
     summary = json.loads((home / "summary.json").read_text())
     assert summary["counts"]["test"]["records"] == told["test"] and summary["quarantine"] == []
+
+
+def test_too_few_anomalies_for_want_of_masks_is_told_as_that(place):
+    import cv2
+    import numpy as np
+
+    for kind, count in (("good", 20), ("scratch", 12)):
+        folder = place / "tiles" / ("train" if kind == "good" else "test") / kind
+        folder.mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(folder / f"{i:03}.png"), np.full((32, 32), 10 * i + len(kind), np.uint8))
+    masks = place / "tiles" / "ground_truth" / "scratch"
+    masks.mkdir(parents=True)
+    cv2.imwrite(str(masks / "000-gt.png"), np.eye(32, dtype=np.uint8) * 255)  # not 000_mask.png
+    raw = (place / "params.yaml").read_text()
+    start, end = raw.index("  textures:"), raw.index("\ndevice:")
+    entry = "  tiles: {modality: image, source: {reader: mvtec, path: tiles}}\n"
+    (place / "params.yaml").write_text(raw[:start] + entry + raw[end:])
+    found = run("check")
+    assert found.exit_code == 3
+    assert "got 0; label more" in found.stderr
+    assert "13 items were left out or changed: 12 x a defect image must have a mask (" in found.stderr
+    assert len(found.stderr.splitlines()) == 1

@@ -163,6 +163,7 @@ def test_the_page_is_well_formed_and_has_each_section(whole):
         "Gate: generated data accepted.",
         "Audit: passed.",
         "Quarantined: 1 input left out",
+        "! Data the pool holds 6 anomalies",
         "dvc repro",
         "Precision and recall",
         "likelihood_ratio",
