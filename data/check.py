@@ -13,7 +13,7 @@ from data.split import Split
 
 FEW = 10  # fewer test anomalies than this make every interval wide
 ALIKE = 2 / 3  # a support that is more of the pool than this has little to differ by from the others
-MOST_LISTED, MOST_RULES = 5, 3
+MOST_LISTED, MOST_RULES, SHOWN = 5, 3, 3
 
 
 def summarise(records: Records, quarantine: list[dict], split: Split | None, source: Any) -> dict:
@@ -105,15 +105,23 @@ def series(records: Records) -> dict:
 
 
 def rows(records: Records) -> dict:
-    """Every column's type and missing cells."""
+    """Every column's type and missing cells, the values that were labels, and what text columns hold."""
     columns = []
     for column in records.schema["columns"]:
         cells = records.x[column["name"]]
         distinct = cells.nunique()
         about = {"name": column["name"], "type": column["type"], "missing": int(cells.isna().sum())}
         about |= {"note": "empty"} if not distinct else {"note": "constant"} if distinct == 1 else {}
-        columns.append(about | ({"categories": len(column["categories"])} if "categories" in column else {}))
-    return {"columns": columns, "types": dict(Counter(column["type"] for column in columns))}
+        if "categories" in column:
+            common = cells.value_counts(sort=True).index[:SHOWN]
+            about |= {"categories": len(column["categories"]), "common": [str(value) for value in common]}
+        columns.append(about)
+    labels = {}
+    if "label_value" in records.meta:
+        for side, odd in (("anomalous", 1), ("normal", 0)):
+            values = records.meta.loc[records.meta["label"] == odd, "label_value"]
+            labels[side] = {str(value): int(n) for value, n in values.value_counts().items()}
+    return {"columns": columns, "types": dict(Counter(column["type"] for column in columns)), "labels": labels}
 
 
 CONTENT = {"image": images, "series": series, "row": rows}
@@ -228,12 +236,25 @@ def series_lines(content: dict) -> list[str]:
 
 
 def row_lines(content: dict) -> list[str]:
-    out = ["columns: " + ", ".join(f"{n} {name}" for name, n in content["types"].items())]
+    out = []
+    if content["labels"]:
+        told = {side: [f"{show(value, 40)} {n}" for value, n in own.items()] for side, own in content["labels"].items()}
+        out.append("label values: " + "; ".join(f"{side} {listed(values)}" for side, values in told.items()))
+    out.append("columns: " + ", ".join(f"{n} {name}" for name, n in content["types"].items()))
+    texts = [c for c in content["columns"] if "categories" in c]
+    out += [f"text columns and their categories: {', '.join(map(categories, texts))}"] * bool(texts)
     for note in ("constant", "empty"):
         names = [c["name"] for c in content["columns"] if c.get("note") == note]
         out += [f"{note} columns, kept: {listed(names)}"] * bool(names)
     missing = [f"{show(c['name'], 40)} {c['missing']}" for c in content["columns"] if c["missing"]]
     return out + [f"missing cells: {', '.join(missing)}"] * bool(missing)
+
+
+def categories(column: dict) -> str:
+    """'land 12 (DE, FR, NL, ..)'."""
+    shown = [show(value, 20) for value in column["common"]]
+    shown += [".."] if column["categories"] > len(shown) else []
+    return f"{show(column['name'], 40)} {column['categories']} ({', '.join(shown)})"
 
 
 TEXT = {"image": image_lines, "series": series_lines, "row": row_lines}

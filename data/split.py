@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.leaks import COPY, SIDE, leave_out
 from data.records import Records
 
-DROPPED = ("segments", COPY, SIDE)  # meta columns of raw records that mean nothing afterwards
+DROPPED = ("segments", "label_value", COPY, SIDE)  # meta columns of raw records that mean nothing afterwards
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def pooled(records: Records, maps) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(records: Records, maps) -> dict[str, float]:
-    """Every metric of the records' modality. maps: what a detector's `score_map` gave for them."""
+    """Every metric of the records' modality. maps: what a detector's `score_map` gave for them. VUS-PR is the mean over
+    recordings that hold both labels, of one joined recording where none does."""
     labels, scores = pooled(records, maps)
     if records.modality == "image":
         whole, peak = records.meta["label"].to_numpy(bool), peaks(records, maps, None)
@@ -48,7 +49,8 @@ def measure(records: Records, maps) -> dict[str, float]:
         }  # fmt: skip
     out = {"ap": metrics.ap(labels, scores), "auroc": metrics.auroc(labels, scores)}
     if records.modality == "series":
-        lines = [line for line in timeline(records, maps).values() if line[0].any()]
+        lines = [line for line in timeline(records, maps).values() if line[0].any() and not line[0].all()]
+        lines = lines or [(labels, scores)]  # every recording is wholly normal or wholly anomalous
         out["vus_pr"] = float(np.mean([metrics.vus_pr(lab, sco, window=VUS_WINDOW) for lab, sco in lines]))
     return out
 

@@ -19,8 +19,9 @@ def tally(
     meta: pd.DataFrame, keep: np.ndarray, fused: np.ndarray, real: np.ndarray,
     before: dict[str, list[int]] | None = None,
 ) -> dict[str, list[int]]:  # fmt: skip
-    """{arm: [drawn, kept, weak]} of this round on top of the rounds `before`: weak ones are kept and score below the
-    median real anomaly, where a detector still has something to learn."""
+    """{arm: [drawn, kept, weak]} of this round on top of the rounds `before`, which begin with 0 of every arm: one that
+    is not there is never weighed. Weak ones are kept and score below the median real anomaly, where a detector still
+    has something to learn."""
     median = float(np.median(real[np.isfinite(real)])) if np.isfinite(real).any() else np.inf
     weak = keep & (fused < median)
     counts = {arm: list(found) for arm, found in (before or {}).items()}
@@ -34,7 +35,8 @@ def tally(
 
 def weights(counts: dict[str, list[int]]) -> dict[str, float]:
     """{arm: w}, w = (kept + 1) / (drawn + 2) * (weak + 1) / (kept + 2): Laplace's estimates of the chance that a record
-    of this arm is kept, and that a kept one is weak. The plan draws by them above its exploration floor."""
+    of this arm is kept, and that a kept one is weak; of an arm that was never drawn 1/2 each. The plan draws by them
+    above its exploration floor."""
     return {arm: (kept + 1) / (drawn + 2) * (weak + 1) / (kept + 2) for arm, (drawn, kept, weak) in counts.items()}
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from data.errors import SettingsError
 from pipelines.explain import Model, read_yaml, show, validate
@@ -323,7 +323,7 @@ class FilterSettings(Model):
     ceiling: Unit
     low: Unit  # quantiles of the real anomalies' scores that set invisible and trivial
     high: Unit
-    trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of the kept
+    trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of what the ranking is given
     criterion: Literal["eap", "near", "alike", "balanced", "plain", "hard", "likelihood", "typical"]  # ranks the rest
     keep_share: Annotated[float, Field(gt=0, le=1)]  # best-ranked part of each kind's records left that is kept
     kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind
@@ -353,11 +353,17 @@ class Filter(RoundSection):
 # gate: what the exported training set is
 
 
+def with_real(arms: list[str]) -> list[str]:
+    if "real" not in arms:
+        raise ValueError("must name real, which every other arm is held against")
+    return arms
+
+
 class GateSettings(Model):
     supports: Count  # most supports that the loop is run again for, fold by fold; more say more and take longer
     count: Count  # records generated without each fold
     arms: Annotated[list[Literal["real", "standard", "classical", "generated", "dropped", "filtered", "mixed"]],
-                    Field(min_length=1)]  # training sets compared
+                    Field(min_length=1), AfterValidator(with_real)]  # training sets compared, `real` among them
     weights: Annotated[list[Unit], Field(min_length=1)]  # least shares of real anomalies compared
     confidence: Annotated[float, Field(ge=0.5, lt=1)]  # of the interval that must lie above 0
 

@@ -26,19 +26,22 @@ def main(run: Run) -> dict:
     from detection.evaluation import GAIN, curve, fused, measure, pooled
     from detection.metrics import interval, paired
     from detection.store import load
-    from pipelines.train import gate_names
+    from pipelines.train import gate_names, gate_pair
 
     paths, modality, settings = run.paths, run.modality, run.settings
     test, calib = read_store(paths.test), read_store(paths.records / "calib")
     calib = calib.take(np.unique(np.linspace(0, len(calib) - 1, REFERENCE[modality]).astype(int)))
     said, gated = json.loads(paths.gate.read_text()), gate_names(run)
+    own, pairs = ({seed: of(run, seed) for seed in run.seeds} for of in (gate_names, gate_pair))
+    fuses = [said[side]["fuse"] for side in gated] + [c["fuse"] for pair in pairs.values() for c in pair.values()]
     arms = [name for name in (*ARMS, SHUFFLED) if (paths.detectors / name).is_dir()]
     names = list(dict.fromkeys((*arms, *EXTRA[modality], *gated.values())))
-    fuse = settings.likelihood or any(said[side]["fuse"] for side in gated)
+    fuse, metric = settings.likelihood or any(fuses), GAIN[modality]
 
-    def of_seed(seed: int) -> tuple[dict[str, dict], list[str]]:
-        """({detector: its measures}, lines of pr.csv, for the first seed)."""
+    def of_seed(seed: int) -> tuple[dict[str, dict], list[str], float | None]:
+        """({detector: its measures}, lines of pr.csv, for the first seed, the gain of the support's own choice)."""
         found, lines, maps = {}, [], {}
+        here = list(dict.fromkeys((*names, *own[seed].values())))
 
         def note(name: str, scores) -> None:
             found[name] = measure(test, scores)
@@ -46,8 +49,8 @@ def main(run: Run) -> dict:
                 points = curve(*pooled(test, scores))
                 lines.extend(f"{name},{recall:.3f},{precision:.5f}" for recall, precision in points)
 
-        with progress(len(names), f"evaluate {run.dataset} seed {seed}") as bar:
-            for name in names:
+        with progress(len(here), f"evaluate {run.dataset} seed {seed}") as bar:
+            for name in here:
                 detector = load(paths.detectors / name / f"seed{seed}")
                 maps[name] = detector.score_map(test), detector.score_map(calib) if fuse else None
                 if not name.startswith("gate-"):
@@ -63,19 +66,21 @@ def main(run: Run) -> dict:
             note("fused", with_ratio("mixed"))
         for side, name in gated.items():
             note(f"gate_{side}", with_ratio(name) if said[side]["fuse"] else maps[name][0])
-        return found, lines
+        chosen = {side: with_ratio(name) if pairs[seed][side]["fuse"] else maps[name][0]
+                  for side, name in own[seed].items()}  # fmt: skip
+        worth = {side: measure(test, scores)[metric] for side, scores in chosen.items()}
+        return found, lines, worth["best"] - worth["reference"] if worth else None
 
     by_seed = each(of_seed, run.seeds, f"evaluate {run.dataset}", jobs=run.jobs)
-    values = {name: [found[name] for found, _ in by_seed] for name in by_seed[0][0]}
+    values = {name: [found[name] for found, *_ in by_seed] for name in by_seed[0][0]}
     lines = ["arm,recall,precision", *by_seed[0][1]]
     tables = {name: {m: interval([v[m] for v in own]) for m in own[0]} for name, own in values.items()}
-    metric = GAIN[modality]
     gain = paired(*([v[metric] for v in values[arm]] for arm in ("mixed", "classical")))
     result = {
         "modality": modality,
         "arms": {name: tables[name] for name in arms},
         "gain": {"metric": metric, "arm": "mixed", "over": "classical", **gain},
-        "gate": truth(said, values, metric),
+        "gate": truth(said, values, metric, [gain for *_, gain in by_seed]),
         "counts": ledger_counts(run),
         "detectors": {name: table for name, table in tables.items() if name not in arms},
         "test": {"records": len(test), "anomalies": int(test.meta["label"].sum()), "seeds": len(run.seeds)},
@@ -97,10 +102,10 @@ def ratio_maps(run: Run, seed: int, test, calib) -> tuple:
     return ratio.score_map(test), ratio.score_map(calib)
 
 
-def truth(said: dict, values: dict[str, list[dict]], metric: str) -> dict:
+def truth(said: dict, values: dict[str, list[dict]], metric: str, own: list[float | None]) -> dict:
     """The gate's decision beside what the test says of it: the paired gain of its best candidate with generations over
-    its best without, on the test split; truly_helpful where that is above 0 on the mean. seeds: the decision, the
-    confidence it would hold at and the gain of each support alone."""
+    its best without, on the test split; truly_helpful where that is above 0 on the mean. seeds: what it decided on each
+    support alone, the confidence it would hold at, and `own`, the gain of the pair that it compared there."""
     from detection.metrics import paired
 
     out = {key: said[key] for key in ("accepted", "holds_at", "chosen", "best", "reference")}
@@ -108,7 +113,7 @@ def truth(said: dict, values: dict[str, list[dict]], metric: str) -> dict:
         return out | {"gain": None, "truly_helpful": None, "seeds": []}
     gain = paired(*([v[metric] for v in values[f"gate_{side}"]] for side in ("best", "reference")))
     seeds = [{"accepted": s["accepted"], "holds_at": s["holds_at"], "gain": g}
-             for s, g in zip(said["seeds"], gain["values"])]  # fmt: skip
+             for s, g in zip(said["seeds"], own) if g is not None]  # fmt: skip
     return out | {"gain": {"metric": metric, **gain}, "truly_helpful": gain["mean"] > 0, "seeds": seeds}
 
 

@@ -103,7 +103,8 @@ def explain(model: type[Model], error: dict) -> str:
         "too_long": f"must have at most {context.get('max_length')} items",
         "string_too_short": "must not be empty",
     }
-    return f"{path}: {rules.get(kind, error['msg'])}, got {got}"
+    own = str(context["error"]) if kind == "value_error" else error["msg"]  # of a validator of ours
+    return f"{path}: {rules.get(kind, own)}, got {got}"
 
 
 def bound(context: dict, name: str) -> str:

@@ -45,8 +45,10 @@ def main(run: Run) -> dict:
             scores = pd.read_parquet(home / "scores" / f"{name}.parquet")
             real = pd.read_parquet(paths.judges / name / "real.parquet")
             table = verdicts(meta, scores, real, **settings, decisions=by_hand)
-            support = edit_vectors(support_of(run, seed, pool), codec)
-            steer[name] = feedback(meta, table, scores, real, [v for _, v in parts], support, before.get(name), limits)
+            own = support_of(run, seed, pool)
+            known = before.get(name) or {"counts": untried(own)}
+            varied = [[v for _, v in parts], edit_vectors(own, codec)]
+            steer[name] = feedback(meta, table, scores, real, *varied, known, limits)
             full = pd.concat([table, meta[TOLD], scores.drop(columns="id")], axis=1)
             full.insert(1, "seed_index", seed)
             full.insert(2, "round", run.round)
@@ -60,19 +62,28 @@ def main(run: Run) -> dict:
     return {"generated": sum(reasons.values()), **dict(sorted(reasons.items())), **told}
 
 
-def feedback(meta, table, scores, real, vectors: list, support, before: dict | None, limits: dict) -> dict:
-    """One seed's entry of steer.json: counts, weights, diversity, stop; once stopped it stays as it was."""
+def untried(support) -> dict[str, list[int]]:
+    """The counts of every arm that a support's plans draw from, before anything was drawn."""
+    from generation.plan import arms
+
+    choices = arms(sorted(set(support.meta["kind"])), support.modality)
+    return {name: [0, 0, 0] for names in choices.values() for name in names}
+
+
+def feedback(meta, table, scores, real, vectors: list, support, before: dict, limits: dict) -> dict:
+    """One seed's entry of steer.json: counts, weights, diversity, stop; once stopped it stays as it was. before: that
+    of the round before, or the counts alone that the first round begins with."""
     import numpy as np
 
     from detection import steering
 
-    if before and before["stop"]:
+    if before.get("stop"):
         return before
     keep, fused = table["keep"].to_numpy(bool), scores["fused"].to_numpy(float)
-    counts = steering.tally(meta, keep, fused, real["fused"].to_numpy(float), (before or {}).get("counts"))
+    counts = steering.tally(meta, keep, fused, real["fused"].to_numpy(float), before["counts"])
     varied = steering.diversity(meta, keep, np.concatenate(vectors), support)
     now = {"counts": counts, "weights": steering.weights(counts), "diversity": varied}
-    return now | {"stop": steering.stop(now, before, **limits)}
+    return now | {"stop": steering.stop(now, before if "weights" in before else None, **limits)}
 
 
 def decisions(dataset: str, path: Path = DECISIONS) -> dict[str, str]:

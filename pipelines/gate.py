@@ -10,6 +10,7 @@ anomalies weigh against the calib normals as all labelled ones do against all no
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from pipelines.adapt import neutral, sampling_of, support_of
 from pipelines.config import ROUNDS
@@ -23,7 +24,6 @@ INNER = 2  # folds within what is left of a fold
 
 
 def main(run: Run) -> dict:
-    import numpy as np
     import pandas as pd
 
     from data.records import read_store
@@ -40,7 +40,7 @@ def main(run: Run) -> dict:
     inputs += [home / part for home in homes for part in ("generated", "kept")]
     share = len(pool) / (len(pool) + len(fit) + len(calib))  # anomalous of all that is not for the test
     seeds = run.seeds[: settings.supports]
-    jobs = [(s, f) for s in seeds for f in sorted({run.plan["folds"][s][i] for i in run.plan["supports"][s]})]
+    jobs = [(seed, fold) for seed in seeds for fold in folds_of(run.plan, seed)]
     with run.work(*inputs, also=sections) as work:
 
         def one(job: tuple[int, int]) -> None:
@@ -55,8 +55,9 @@ def main(run: Run) -> dict:
         tables = [pd.read_parquet(work.path(f"seed{s}-fold{f}") / "values.parquet") for s, f in jobs]
 
         def said(parts: list) -> dict:
-            rows = pd.concat(parts, ignore_index=True)
-            values = rows[[str(i) for i in range(len(choices))]].to_numpy(float).T
+            names = [str(i) for i in range(len(choices))]
+            rows = pd.concat([pd.DataFrame(columns=["id", "block", *names]), *parts], ignore_index=True)
+            values = rows[names].to_numpy(float).T
             return decide(choices, values, list(rows["id"]), list(rows["block"]), confidence=settings.confidence)
 
         by_seed = [said([t for (s, _), t in zip(jobs, tables) if s == seed]) for seed in seeds]
@@ -68,7 +69,7 @@ def main(run: Run) -> dict:
             path.write_text(json.dumps(whole, indent=1) + "\n")
     mean = whole["gain"]["mean"]
     return {"accepted": str(whole["accepted"]), "gain": f"{mean:+.4f}" if mean is not None else "not measured",
-            "chosen": whole["chosen"]["arm"], "anomalies": int(np.unique(pd.concat(tables)["id"]).size)}  # fmt: skip
+            "chosen": whole["chosen"]["arm"], "anomalies": whole["anomalies"]}
 
 
 def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, sections: dict, share: float):
@@ -147,17 +148,25 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
     return made, made.take(verdicts(made.meta, scores, real, **limits)["keep"].to_numpy(bool))
 
 
+def folds_of(plan: dict, seed: int) -> list[int]:
+    """The folds of a support that have anomalies and leave INNER of them, enough to generate from and judge by."""
+    folds, support = plan["folds"][seed], plan["supports"][seed]
+    held = Counter(folds[name] for name in support)
+    return [fold for fold in sorted(held) if len(support) - held[fold] >= INNER]
+
+
 def inner_folds(normals, odd, seed: int) -> dict[str, int]:
-    """{id: fold} of what is left of a fold. Where its normals are of one group, a lot or a content that most rows have,
-    they are parted by record: the judges may then know the group of a host, but not the host."""
+    """{id: fold} of what is left of a fold. Where its normals or its anomalies are of one group, a lot, a content that
+    most rows have, one long incident, they are parted by record: the judges may then know the group, not the record."""
     import numpy as np
 
     from data.split import blocks, fold
 
-    ids, groups = list(odd.meta["id"]), blocks(normals) | blocks(odd)
+    ids, (plain, rare) = list(odd.meta["id"]), (blocks(part) for part in (normals, odd))
+    rare = rare if len(set(rare.values())) >= INNER else {name: name for name in ids}
     alone = {name: name for name in normals.meta["id"]}
-    for tied in (groups, alone | blocks(odd)):
-        folds = fold(normals.meta, ids, tied, INNER, np.random.default_rng([seed, 41]))
+    for tied in (plain, alone):
+        folds = fold(normals.meta, ids, tied | rare, INNER, np.random.default_rng([seed, 41]))
         if len({folds[name] for name in alone}) == INNER:
             break
     return folds

@@ -2,7 +2,8 @@
 
 Reads records/fit, records/support, splits.json, every round's generated and kept, gate.json. Writes
 detectors/<name>/seed<k>/ (safetensors and config) and detectors/counts/counts.json. The names gate-best and
-gate-reference are the gate's two candidates, where they are none of the arms.
+gate-reference are the gate's two candidates, where they are none of the arms; gate-best-own and gate-reference-own
+those that it chose on a support alone, where they are others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def main(run: Run) -> dict:
     kinds = DETECTORS[run.modality]
     jobs = {name: (name, DETECTOR[run.modality], None) for name in arms}  # name: (arm, detector, real_share)
     jobs |= {name: ("real", name, None) for name in EXTRA[run.modality]}
-    jobs |= {name: (c["arm"], c["detector"], c["weight"]) for name, c in extra_candidates(run).items()}
+    shared = {name: recipe(c) for name, c in extra_candidates(run).items()}
+    by_seed = {seed: {name: recipe(c) for name, c in extra_candidates(run, seed).items()} for seed in run.seeds}
+    by_seed = {seed: jobs | shared | own for seed, own in by_seed.items()}
     inputs = [paths.records, paths.splits, paths.gate, *(h / part for h in homes for part in ("generated", "kept"))]
     with run.work(*inputs) as work:
 
@@ -41,7 +44,7 @@ def main(run: Run) -> dict:
         def one(unit: tuple[int, str]) -> dict[str, int]:
             """What counts.json says of a detector: anomalies in its support, kept, and in what it is trained on."""
             seed, name = unit
-            arm, kind, share = jobs[name]
+            arm, kind, share = by_seed[seed][name]
             parts = parts_of(seed)
             records = training_set(arm, fit, *parts.values(), seed=seed)
             if not work.done(f"{name}/seed{seed}"):
@@ -51,7 +54,7 @@ def main(run: Run) -> dict:
             given = {part: len(parts[part]) for part in ("support", "kept")}
             return given | {name: int((records.meta["label"] == 1).sum())}
 
-        units = [(seed, name) for seed in run.seeds for name in jobs]
+        units = [(seed, name) for seed in run.seeds for name in by_seed[seed]]
         counts: dict[str, dict] = {f"seed{seed}": {} for seed in run.seeds}
         for (seed, _), found in zip(units, each(one, units, f"train {run.dataset}", jobs=run.jobs)):
             counts[f"seed{seed}"] |= found
@@ -61,27 +64,40 @@ def main(run: Run) -> dict:
     return {"detectors": len(units)}
 
 
-def gate_names(run: Run) -> dict[str, str]:
-    """{"best": .., "reference": ..}: the name that each of the gate's candidates was trained under, if there is one."""
+def recipe(candidate: dict) -> tuple[str, str, float]:
+    """(arm, detector, real_share): all that training needs to know of a candidate."""
+    return candidate["arm"], candidate["detector"], candidate["weight"]
+
+
+def gate_pair(run: Run, seed: int | None = None) -> dict[str, dict]:
+    """{"best": .., "reference": ..}: the gate's two candidates, over all supports, or of one, {} where it compared none
+    there."""
+    said = json.loads(run.paths.gate.read_text())
+    if seed is not None:
+        said = said["seeds"][seed] if seed < len(said["seeds"]) else {}
+        said = said if said.get("best") else {}
+    return {side: said[side] for side in ("best", "reference") if said.get(side)}
+
+
+def gate_names(run: Run, seed: int | None = None) -> dict[str, str]:
+    """The name that each of `gate_pair` is trained under: an arm's or another detector's, where it is the same."""
     from detection.arms import ARMS, DETECTOR, EXTRA
 
-    said = json.loads(run.paths.gate.read_text())
-    share = getattr(getattr(run.params.train, run.modality), DETECTOR[run.modality]).real_share
+    share, pooled = getattr(getattr(run.params.train, run.modality), DETECTOR[run.modality]).real_share, gate_pair(run)
     names = {}
-    for side in ("best", "reference"):
-        c = said[side]
-        if c is None:
-            continue
+    for side, c in gate_pair(run, seed).items():
         usual = c["detector"] == DETECTOR[run.modality] and (c["arm"] == "real" or c["weight"] == share)
         extra = c["arm"] == "real" and c["detector"] in EXTRA[run.modality]
-        names[side] = c["arm"] if usual and c["arm"] in ARMS else c["detector"] if extra else f"gate-{side}"
+        same = side in pooled and recipe(pooled[side]) == recipe(c)
+        gate = f"gate-{side}" if same else f"gate-{side}-own"
+        names[side] = c["arm"] if usual and c["arm"] in ARMS else c["detector"] if extra else gate
     return names
 
 
-def extra_candidates(run: Run) -> dict[str, dict]:
-    """{"gate-best" or "gate-reference": candidate} of those that no arm or other detector stands for."""
-    said = json.loads(run.paths.gate.read_text())
-    return {name: said[side] for side, name in gate_names(run).items() if name.startswith("gate-")}
+def extra_candidates(run: Run, seed: int | None = None) -> dict[str, dict]:
+    """{"gate-..": candidate} of those of `gate_pair` that no arm or other detector stands for."""
+    pair = gate_pair(run, seed)
+    return {name: pair[side] for side, name in gate_names(run, seed).items() if name.startswith("gate-")}
 
 
 if __name__ == "__main__":

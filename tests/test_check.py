@@ -39,6 +39,7 @@ def test_rows_are_counted_by_part_kind_and_type():
     assert summary["content"] == {
         "columns": [{"name": "x", "type": "numeric", "missing": 0}],
         "types": {"numeric": 1},
+        "labels": {},
     }
     assert summary["reasons"] == {"a rule": 2} and summary["findings"] == []
     text = lines(summary)

@@ -85,6 +85,8 @@ def test_presets_hold_the_supports_and_seeds_they_promise():
     ("generate.row.strength", [0.4], "generate.row.strength: must have at least 2 items, got [0.4]"),
     ("generate.row.strength", [0.4, 1.5], "generate.row.strength.1: must be <= 1, got 1.5"),
     ("datasets", {}, "datasets: must have at least 1 items, got {}"),
+    ("gate.row.arms", ["filtered", "mixed"], "gate.row.arms: must name real, which every other arm is held against, "
+     "got ['filtered', 'mixed']"),
 ])  # fmt: skip
 def test_a_mistake_is_told_with_its_path_and_the_mend(tmp_path, path, value, expected):
     assert message(edited(tmp_path, (path, value))) == expected

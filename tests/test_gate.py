@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from data.records import concat
 from detection.gate import Candidate, candidates, decide, precision_at, sentence, values
-from pipelines.gate import inner_folds
+from pipelines.gate import folds_of, inner_folds
 
 REAL, CLASSICAL, MIXED = (Candidate(arm, "forest", 0.5, False) for arm in ("real", "classical", "mixed"))
 
@@ -154,6 +154,23 @@ def test_normals_of_one_group_are_parted_by_record_where_a_fold_must_have_some()
     assert counts[0] in (4, 5) and counts[1] == 3 and folds == inner_folds(one, odd, 3)
     folds = inner_folds(many, odd, 3)
     assert all(len({folds[i] for i, g in blocks(many).items() if g == group}) == 1 for group in set(many.meta["group"]))
+
+
+def test_anomalies_of_one_group_are_parted_by_record_where_both_folds_must_have_some():
+    normals, odd = tiny.make("row", 9, 6)
+    folds = inner_folds(normals, odd.with_meta(group="lot"), 3)
+    assert [folds[name] for name in odd.meta["id"]].count(0) == 3
+    pairs = odd.with_meta(group=[f"g{i // 3}" for i in range(6)])
+    folds = inner_folds(normals, pairs, 3)
+    assert len({folds[i] for i in pairs.meta["id"][:3]}) == len({folds[i] for i in pairs.meta["id"][3:]}) == 1
+    two = inner_folds(normals, odd.take([0, 1]).with_meta(group="lot"), 3)
+    assert {two[name] for name in odd.meta["id"][:2]} == {0, 1}
+
+
+def test_a_fold_that_leaves_one_anomaly_is_not_looked_at():
+    folds = {"a": 0, "b": 0, "c": 1, "d": 2, "n": 3}
+    plan = {"supports": [["a", "b", "c"], ["a", "b", "c", "d"], ["a", "c"]], "folds": [folds] * 3}
+    assert [folds_of(plan, seed) for seed in range(3)] == [[1], [0, 1, 2], []]
 
 
 def test_pure_noise_is_seldom_accepted():

@@ -8,7 +8,7 @@ import tiny
 
 from data.records import Records, concat
 from detection.arms import ARMS, as_normals, training_set
-from detection.evaluation import timeline
+from detection.evaluation import measure, timeline
 from generation.classical import classical
 from generation.paste import bridge, taper, tidy
 
@@ -81,3 +81,18 @@ def test_twins_enter_training_as_normals_without_a_mask():
         made = classical(modality, fit, support, [1, 2])
         twins = Records(modality, made.meta, made.x, made.mask, made.schema, made.time, made.x)
         assert as_normals(made) is as_normals(twins) is None
+
+
+def test_recordings_of_one_label_alone_are_measured_together():
+    """Runs that are wholly healthy or wholly faulty: no single one has a precision, all of them have one."""
+    records, _ = tiny.make("series", 4, 0)
+    faulty = [np.full(m.shape, i > 1) for i, m in enumerate(records.mask)]
+    runs = Records("series", records.meta.assign(group=list("abcd"), start=0), records.x, faulty, records.schema)
+    right = measure(runs, [np.full(len(x), float(i)) for i, x in enumerate(records.x)])
+    wrong = measure(runs, [np.full(len(x), -float(i)) for i, x in enumerate(records.x)])
+    assert right["ap"] == right["auroc"] == 1 and right["vus_pr"] > 0.9 > wrong["vus_pr"]
+    faulty[0][:8] = True  # one recording holds both: it alone is measured, as before
+    one = Records("series", runs.meta, runs.x, faulty, runs.schema)
+    scores = [np.where(np.arange(len(x)) < 8, 1.0, 0.0) for x in runs.x]
+    alone = measure(one.take([0]), scores[:1])["vus_pr"]
+    assert measure(one, scores)["vus_pr"] == pytest.approx(alone)

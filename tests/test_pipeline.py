@@ -129,6 +129,34 @@ def test_the_gate_measures_real_rows_without_their_fold_at_the_share_of_anomalie
     assert candidate["mean"] == pytest.approx(total / len(support))
 
 
+def test_a_supports_own_choice_is_measured_as_that_and_not_as_the_choice_of_all(looped, tmp_path):
+    modality, folder = looped
+    if modality != "row":
+        pytest.skip("the same code, and longer")
+    copy, name = tmp_path / "copy", NAMES[modality]
+    shutil.copytree(folder, copy)
+    file = copy / "artifacts" / name / "gate.json"
+    said, usual = json.loads(file.read_text()), small_params(modality)["train"]["row"]["forest"]["real_share"]
+    real, mixed = ({"arm": arm, "detector": "forest", "weight": usual, "fuse": False} for arm in ("real", "mixed"))
+    other = mixed | {"weight": 0.9}
+    said |= {"best": other, "reference": real}
+    said["seeds"] = [said["seeds"][0] | pair for pair in (
+        {"best": mixed, "reference": real}, {"best": other | {"weight": 0.1}, "reference": real})]  # fmt: skip
+    file.write_text(json.dumps(said))
+    for step in ("train", "evaluate"):
+        done = run(step, name, copy)
+        assert done.returncode == 0, f"{step}: {done.stderr}"
+    found = json.loads((copy / "metrics" / f"{name}.json").read_text())
+    values = {arm: found["arms"][arm]["ap"]["values"] for arm in ("mixed", "real")}
+    assert found["gate"]["seeds"][0]["gain"] == pytest.approx(values["mixed"][0] - values["real"][0])
+    made = {own.parent.parent.name: json.loads(own.read_text())["config"]["options"]
+            for own in (copy / "artifacts" / name / "detectors").glob("gate-*/seed1/config.json")}  # fmt: skip
+    shares = {own: options["real_share"] for own, options in made.items()}
+    assert shares == {"gate-best": 0.9, "gate-best-own": 0.1}
+    assert not (copy / "artifacts" / name / "detectors" / "gate-best-own" / "seed0").exists()
+    assert found["gate"]["seeds"][1]["gain"] != found["gate"]["gain"]["values"][1]
+
+
 def test_the_ledger_has_every_record_and_its_reason_and_the_kept_store_agrees(looped):
     modality, folder = looped
     home = folder / "artifacts" / NAMES[modality]

@@ -27,6 +27,26 @@ def test_steering_prefers_arms_that_pass_where_the_judges_are_weak():
     assert found["k|large|like"] == pytest.approx(1 / 12 * 1 / 2)
 
 
+def test_an_arm_that_was_never_drawn_is_thought_better_than_one_that_always_fell():
+    """The first round's plan may miss arms; what is not known to fail must not be drawn least of all."""
+    import tiny
+
+    from generation.plan import chances
+    from pipelines.filter import untried
+
+    _, support = tiny.make("image")
+    none = untried(support)
+    assert len(none) == 2 * 9 + 2 + 3 and set(map(tuple, none.values())) == {(0, 0, 0)}
+    drawn = meta(4, kind=["k0"] * 4)
+    counts = tally(drawn, np.zeros(4, bool), np.zeros(4), np.array([0.5]), none)
+    found = weights(counts)
+    assert found["k1|like|like"] == pytest.approx(1 / 4) and found["k0|like|like"] == pytest.approx(1 / 6 * 1 / 2)
+    shapes = [name for name in none if "|" in name]
+    share = dict(zip(shapes, chances(shapes, found)))
+    assert share["k0|like|like"] < share["k1|like|like"] == share["k0|small|faint"]
+    assert none["k0|like|like"] == [0, 0, 0]
+
+
 def test_evidence_adds_up_over_rounds():
     one = tally(meta(4), np.ones(4, bool), np.zeros(4), np.array([0.5]))
     both = tally(meta(6), np.zeros(6, bool), np.zeros(6), np.array([0.5]), one)

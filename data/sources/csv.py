@@ -30,7 +30,8 @@ def read_rows(
 ) -> tuple[Records, list[dict]]:  # fmt: skip
     """Records of every labelled row; all other columns are features, typed over both files.
 
-    label: the column whose value, or one of whose values, `anomalous` marks a row as anomalous. id, group,
+    label: the column whose value, or one of whose values, `anomalous` marks a row as anomalous; a row of any other
+    value is normal, but not one that differs from an anomalous value in case alone (InputError). id, group,
     kind: columns that are none of the features, `ignore` lists more. file: the table where `path` is a folder.
     test_path: a second file, `given` "test" (the first is then "train"), taken relative to the first's folder
     unless it exists as it is. keep: {column: [value, ..]}, the rows to read. conflicts: "drop" leaves out rows
@@ -87,7 +88,7 @@ def read_rows(
         groups = [f"{group}-{value}" if value else name for value, name in zip(text[group], ids)]
     from_where = np.where(odd, "row", "").tolist()
     meta = make_meta(len(text), id=ids, label=odd.astype(np.int8), group=groups, source=path.name,
-                     kind=kinds, mask_source=from_where,
+                     kind=kinds, mask_source=from_where, label_value=plain(text[label]),
                      given=[files[f][1] for f in of_file])  # fmt: skip
     return Records("row", meta, x, np.repeat(odd[:, None], len(features), 1), schema), quarantine.rows
 
@@ -151,6 +152,13 @@ def check_labels(
                 f"{file}: column '{show(label)}' must hold the anomalous value '{show(value)}', "
                 f"got {listed}; mend anomalous"
             )
+    cases = {value.casefold() for value in marked}
+    alike = sorted(value for value in everything - set(marked) if value.casefold() in cases)
+    if alike:
+        raise InputError(
+            f"{file}: column '{show(label)}' must write an anomalous value in one way or list all, got "
+            f"'{show(alike[0])}' beside {', '.join(map(show, marked))}; list it under anomalous"
+        )
     if everything <= set(marked):
         raise InputError(
             f"{file}: column '{show(label)}' must hold normal values too, all of {listed} are "
