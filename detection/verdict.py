@@ -136,7 +136,7 @@ def cap_trivial(reason: np.ndarray, band: np.ndarray, kind: np.ndarray, seed: np
         alive = (kind == name) & (reason == KEPT)
         trivial = np.flatnonzero(alive & (band == "trivial"))
         informative = int(alive.sum()) - len(trivial)
-        # share s of the survivors: t / (t + informative) <= s; with nothing informative the quota is of the trivial alone
+        # share s of those: t / (t + informative) <= s; with nothing informative the quota is of the trivial alone
         room = int(share * informative / (1 - share)) if informative else int(np.ceil(share * len(trivial)))
         order = trivial[np.argsort(seed[trivial], kind="stable")]
         reason[order[room:]] = "trivial"

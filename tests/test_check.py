@@ -191,3 +191,15 @@ def test_what_was_left_out_is_told_by_its_rules():
     assert left_out(items) == (
         "7 items were left out or changed: 4 x a defect image must have a mask (scratch/0.png, scratch/1.png and 2 "
         "more), 1 x rule 0 (x0), 1 x rule 1 (x1), 1 rules more")
+
+
+def test_what_counts_as_normal_and_as_a_category_is_told(tmp_path):
+    rows = [f"{i},{'abcde'[i % 5]},{'fraud' if i < 30 else 'pending' if i < 40 else 'legit'}" for i in range(120)]
+    path = tmp_path / "t.csv"
+    path.write_text("a,land,y\n" + "\n".join(rows) + "\n")
+    records, quarantine = SOURCES["csv"](path, modality="row", label="y", anomalous="fraud")
+    s = split(records, seeds=2, support=3, folds=2, test_share=0.4, calib_share=0.25)
+    text = lines(summarise(records, quarantine, s, "t.csv"))
+    assert "label values: anomalous fraud 30; normal legit 80, pending 10" in text
+    assert "text columns and their categories: land 5 (a, b, c, ..)" in text
+    assert not any("label_value" in part.meta for part in s.parts().values())

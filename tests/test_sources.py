@@ -528,6 +528,7 @@ def test_text_forms_read_the_same(tmp_path: Path):
         ("a,y\n1,ok\n2,bad\n", {"label": "Y"}, "column 'Y'; did you mean 'y'|column 'Y'; choose"),
         ("a,y\n1,ok\n2,fine\n", {}, "anomalous value 'bad', got fine, ok"),
         ("a,y\n1,bad\n2,worse\n", {}, "normal values too"),
+        ("a,y\n1,ok\n2,bad\n3,worse\n4,Bad\n", {}, "got 'Bad' beside bad, worse; list it under anomalous"),
         ("a,y\ninf,ok\n2,bad\n3,worse\n", {}, "column 'a', t.csv row 2: numbers must be finite, got 'inf'"),
         ("a,y\n1,ok\n1e999,bad\n3,worse\n", {}, "row 3: numbers must be finite, got '1e999'"),
         ('a,y\n"1,5",ok\n"2,5",bad\n"3,5",worse\n', {}, "decimal point"),
