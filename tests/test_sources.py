@@ -478,6 +478,33 @@ def test_rows_are_typed_and_labelled(tmp_path: Path):
     np.testing.assert_array_equal(records.mask, np.repeat([[False], [True], [False], [True]], 7, 1))
 
 
+def test_one_name_is_a_list_of_one_and_other_ends_and_tabs_are_read(tmp_path: Path):
+    text = "id,a,y\n7,1,ok\n8,2,bad\n9,3,worse\n"
+    expected = table(tmp_path, text, ignore=["id"])[0]
+    assert [c["name"] for c in expected.schema["columns"]] == ["a"]
+    tabs = text.replace(",", "\t")
+    for changed, options in ((text, {}), (text.replace("\n", "\r"), {}), (tabs, {"separator": "tab"}),
+                             (tabs, {"separator": "\\t"})):  # fmt: skip
+        pd.testing.assert_frame_equal(table(tmp_path, changed, ignore="id", **options)[0].x, expected.x)
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"separator": "||"}, r"separator must be one character or tab, got '\|\|'"),
+    ({"group": ["a", {}]}, "option 'group' must be text, got"), ({"id": True}, "option 'id' must be text, got True"),
+    ({"ignore": {"a": 1}}, "option 'ignore' must be a list of names, got"),
+])  # fmt: skip
+def test_an_option_of_another_form_is_told(tmp_path: Path, options: dict, said: str):
+    with pytest.raises(SettingsError, match=said):
+        table(tmp_path, "a,y\n1,ok\n2,bad\n3,worse\n", **options)
+
+
+def test_a_folder_without_recordings_is_told(tmp_path: Path):
+    (tmp_path / "pumps").mkdir()
+    (tmp_path / "pumps" / "a.txt").write_text("t\tv\tlabel\n0\t1\t0\n")
+    with pytest.raises(InputError, match=r"the folder must hold \.csv files, found none"):
+        SOURCES["csv"](tmp_path / "pumps", modality="series", timestamp="t", label="label")
+
+
 def test_one_anomalous_value_is_the_kind_anomaly_unless_a_column_says_more(tmp_path: Path):
     text = "x,why,y\n1,,0\n2,leak,1\n3,,1.0\n"
     assert table(tmp_path, text, anomalous=1, ignore=["why"])[0].meta["kind"].tolist() == [
@@ -525,6 +552,7 @@ def test_text_forms_read_the_same(tmp_path: Path):
         ("a,y\n1,ok\n2,bad,3\n", {}, "2 cells, got .*3"),
         ("a,b,y\n1,2,ok\n2,bad\n", {}, "3 cells, got .*2"),
         ("a,y\n1,ok\n2,bad\n", {"separator": ";"}, "set separator to ','"),
+        ("a,y\n1,ok\n2,bad\n", {"label": 5}, "must have the column '5'"),
         ("a,y\n1,ok\n2,bad\n", {"label": "Y"}, "column 'Y'; did you mean 'y'|column 'Y'; choose"),
         ("a,y\n1,ok\n2,fine\n", {}, "anomalous value 'bad', got fine, ok"),
         ("a,y\n1,bad\n2,worse\n", {}, "normal values too"),

@@ -16,7 +16,8 @@ MOST_BYTES = 8 * 2**30  # of a decompressed file: an archive bomb ends here
 
 
 def call(readers: dict[str, Callable], path: Path | str, modality: str, options: dict, reader: str):
-    """What the reader of `modality` returns; SettingsError names an unknown modality or option."""
+    """What the reader of `modality` returns; SettingsError names an unknown modality or option, or a value that is none
+    of its option's."""
     if modality not in readers:
         raise SettingsError(f"source {reader}: unknown modality '{modality}'; {closest(modality, readers)}")
     read = readers[modality]
@@ -24,7 +25,9 @@ def call(readers: dict[str, Callable], path: Path | str, modality: str, options:
     for option in options:
         if option not in known:
             raise SettingsError(f"source {reader}: unknown option '{option}'; {closest(option, known)}")
-    for name, parameter in inspect.signature(read).parameters.items():
+    parameters = inspect.signature(read).parameters
+    options = {name: fitted(reader, name, value, str(parameters[name].annotation)) for name, value in options.items()}
+    for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name in known and name not in options:
             raise SettingsError(f"source {reader}: option '{name}' must be given; it has no default")
     path = Path(path)
@@ -36,6 +39,19 @@ def call(readers: dict[str, Callable], path: Path | str, modality: str, options:
     if not exists:
         raise InputError(f"{show(path)}: the path must exist, found nothing; check source.path")
     return read(path, **options)
+
+
+def fitted(reader: str, name: str, value: object, kind: str) -> object:
+    """The value of an option as the reader's annotation `kind` wants text or a list of it: one name alone is a list of
+    one, a number is a name as it is written. Other kinds are the reader's own to check."""
+    if value is None or not kind.startswith(("str", "list[str]")):
+        return value
+    several = kind.startswith("list") and isinstance(value, list | tuple)
+    items = list(value) if several else [value]
+    if not all(isinstance(item, str) or type(item) in (int, float) for item in items):
+        what = "a list of names" if kind.startswith("list") else "text"
+        raise SettingsError(f"source {reader}: option '{name}' must be {what}, got {show(value, 60)}; mend it")
+    return list(map(str, items)) if kind.startswith("list") else str(value)
 
 
 def refuse_pickles(path: Path) -> None:

@@ -59,6 +59,8 @@ def read_series(
     quarantine = Quarantine(strict)
     spans_file = None if labels is None else beside(path, labels)
     files = csv_files(path, spans_file) if path.is_dir() else [(path, "")]
+    if not files:
+        raise InputError(f"{show(path)}: the folder must hold .csv files, found none; rename them or mend source.path")
     recordings, channels, zoned = [], values, None
     for file, name in files:
         table = read_text(file, separator=separator)

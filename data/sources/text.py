@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
+from data.errors import InputError, SettingsError
 from data.sources.common import MOST_BYTES, show
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -30,6 +30,9 @@ def read_text(path: Path, *, separator: str | None = None) -> pd.DataFrame:
     import pyarrow.compute as pc
     from pyarrow import csv as arrow
 
+    separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
+    if separator is not None and len(separator) != 1:
+        raise SettingsError(f"source csv: separator must be one character or tab, got {show(separator)!r}; mend it")
     data = unpacked(path)
     text = decoded(path, data)
     header, separator = read_header(path, text, separator)
@@ -92,7 +95,8 @@ def decoded(path: Path, data: bytes) -> str:
     if "\0" in text:
         row = text[: text.index("\0")].count("\n") + 1
         raise InputError(f"{show(path)} line {row}: text must not hold NUL bytes; export it again")
-    return text.lstrip("\r\n")
+    text = text.lstrip("\r\n")
+    return text if "\n" in text else text.replace("\r", "\n")  # lines as old spreadsheets end them
 
 
 def read_header(path: Path, text: str, separator: str | None) -> tuple[list[str], str]:
