@@ -12,6 +12,8 @@ from data.sources.common import show
 from data.split import Split
 
 FEW = 10  # fewer test anomalies than this make every interval wide
+INVERTED = 0.5  # masks that mark more than this, on the median, mark what is normal
+DARK = 0.25  # 16-bit images whose brightest pixel is below this share of the range hold 14 bits or fewer
 ALIKE = 2 / 3  # a support that is more of the pool than this has little to differ by from the others
 MOST_LISTED, MOST_RULES, SHOWN = 5, 3, 3
 
@@ -156,7 +158,21 @@ def check(split: Split) -> list[str]:
     if split.fit.modality != "series" and most > len(split.fit) / 2 and most > 1:
         found.append(f"{most} of the {len(split.fit)} normals to fit on share the group '{group}', a name of the "
                      "source or the same content: a judge is fitted on all of them or none")  # fmt: skip
-    return found + copies(split)
+    return found + (pictures(split) if split.fit.modality == "image" else []) + copies(split)
+
+
+def pictures(split: Split) -> list[str]:
+    """Lines on masks that look inverted and on images that use little of their range."""
+    found, parts = [], split.parts().values()
+    marked = [float(mask.mean()) for part in parts for mask in part.mask if mask.any()]
+    if (usual := float(np.median(marked))) > INVERTED:
+        found.append(f"masks mark {usual:.0%} of the pixels on the median: a mask is white on the defect; are they "
+                     "inverted?")  # fmt: skip
+    deep = [int(x.max()) for part in parts for x in part.x if x.dtype == np.uint16]
+    if deep and max(deep) < DARK * 65535:
+        found.append(f"the brightest pixel of the 16-bit images is {max(deep)} of 65535, of a camera of fewer bits? "
+                     "scale them up, since contrast is measured against the whole range")  # fmt: skip
+    return found
 
 
 def copies(split: Split) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,9 @@ def inspect(name: str, dataset: Dataset, settings: Settings) -> list[str]:
     if len(told) > MOST_LINES:
         told[MOST_LINES:] = [f"and {len(told) - MOST_LINES} lines more; prepare writes all to summary.json"]
     seconds, size = estimate(settings, dataset.modality, parts)
+    free = shutil.disk_usage(Path.cwd()).free
+    if size > free:
+        told.append(f"look at: the disk has {human(free)} free, less than a run needs")
     return [*told, f"expect about {max(1, round(seconds / 60))} min on 2 CPU cores and {human(size)} of disk"]
 
 

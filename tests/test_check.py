@@ -203,3 +203,22 @@ def test_what_counts_as_normal_and_as_a_category_is_told(tmp_path):
     assert "label values: anomalous fraud 30; normal legit 80, pending 10" in text
     assert "text columns and their categories: land 5 (a, b, c, ..)" in text
     assert not any("label_value" in part.meta for part in s.parts().values())
+
+
+@pytest.mark.parametrize("depth, invert, said", [
+    (np.uint8, False, []), (np.uint16, False, ["the brightest pixel of the 16-bit images is 1020 of 65535"]),
+    (np.uint8, True, ["masks mark 9"]),
+])  # fmt: skip
+def test_masks_and_ranges_that_look_wrong_are_told(depth, invert: bool, said: list[str]):
+    label = [0] * 30 + [1] * 20
+    x = [np.full((20, 20), 5 * i, depth) * (4 if depth is np.uint16 else 1) for i in range(1, 51)]
+    x = [np.minimum(image, 255) if depth is np.uint8 else image + 20 for image in x]
+    mask = [np.zeros((20, 20), bool) for _ in label]
+    for i in range(30, 50):
+        mask[i][2:5, 2:6] = True
+        mask[i] ^= invert
+    kinds = ["hole" if odd else "normal" for odd in label]
+    records = Records("image", make_meta(50, label=label, kind=kinds), x, mask, {})
+    found = check(split(records, **EASY))
+    own = [line for line in found if line.startswith(("masks", "the brightest"))]
+    assert len(own) == len(said) and all(line.startswith(start) for line, start in zip(own, said))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -151,3 +152,12 @@ def test_too_few_anomalies_for_want_of_masks_is_told_as_that(place):
     assert "got 0; label more" in found.stderr
     assert "13 items were left out or changed: 12 x a defect image must have a mask (" in found.stderr
     assert len(found.stderr.splitlines()) == 1
+
+
+def test_a_disk_too_small_for_a_run_is_told(place, monkeypatch):
+    raw = (place / "params.yaml").read_text()
+    start, end = raw.index("  textures:"), raw.index("  cells:")
+    (place / "params.yaml").write_text(raw[:start] + raw[end:])
+    assert "look at: the disk" not in run("check").stdout
+    monkeypatch.setattr(cli.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+    assert "  look at: the disk has 5.0 MB free, less than a run needs" in run("check").stdout.splitlines()

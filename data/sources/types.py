@@ -147,7 +147,8 @@ def dates(cells: np.ndarray, at: str, rows: list[str]) -> pd.Series:
     parsed = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
     bad = [i for i in filled if pd.isna(parsed.iloc[i])]
     if bad:
-        raise InputError(f"{at}, {rows[bad[0]]}: a date must exist, got '{show(cells[bad[0]])}'; mend it")
+        rule = "exist" if DATE.fullmatch(cells[bad[0]]) else "be ISO, as 2024-03-01 00:00, or a time a whole number"
+        raise InputError(f"{at}, {rows[bad[0]]}: a date must {rule}, got '{show(cells[bad[0]])}'; mend it")
     parsed = parsed.dt.tz_localize(None)
     if len(filled) and not parsed.dropna().between("1678-01-01", "2262-01-01").all():
         raise InputError(
