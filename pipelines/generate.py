@@ -2,7 +2,8 @@
 
 Reads base/, the round's adapters, records/fit, records/support, splits.json and, from round 2 on, the round before's
 generated and steer.json: where that says that the loop stops, a seed's store stays empty. Writes
-r<r>/generated/seed<k>/ (record stores). Records leave memory shard by shard.
+r<r>/generated/seed<k>/ (record stores). Records leave memory shard by shard. An id names a record's seed and its
+content, so that what a person decided on it holds for no other that the seed becomes under other settings.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SHARD = {"image": 128, "series": 512, "row": 8192}  # records a resumable unit
 def main(run: Run) -> dict:
     import hashlib
 
+    from data.fingerprint import digests
     from data.records import iter_store, read_store, write_store
     from generation.inpaint import generate
     from generation.model import Adapter, Base, pick_device
@@ -59,6 +61,7 @@ def main(run: Run) -> dict:
             def chunks(bar):
                 for made in generate(adapter, fit, support, rows, **sampling):
                     made.meta["round"], made.meta["generator"] = run.round, f"diffusion-{tag}"
+                    made.meta["id"] = [f"{own}-{mark[:8]}" for own, mark in zip(made.meta["id"], digests(made))]
                     bar.advance(len(made))
                     yield made
 

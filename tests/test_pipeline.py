@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from data.fingerprint import digests
 from data.records import read_store
 from pipelines.work import MANIFEST, manifest
 
@@ -167,6 +168,8 @@ def test_the_ledger_has_every_record_and_its_reason_and_the_kept_store_agrees(lo
             made = read_store(home / f"r{number}" / "generated" / f"seed{seed}")
             kept = read_store(home / f"r{number}" / "kept" / f"seed{seed}")
             assert list(ledger["id"]) == list(made.meta["id"]) and ledger["reason"].notna().all()
+            content = [f"g{own:x}-{mark[:8]}" for own, mark in zip(made.meta["seed"], digests(made))]
+            assert list(made.meta["id"]) == content  # a decision on a record is none on what its seed may become
             assert list(ledger.loc[ledger["keep"], "id"]) == list(kept.meta["id"])
             assert (made.meta["round"] == number).all() and made.meta["generator"].str.startswith("diffusion-").all()
             total += len(made)
