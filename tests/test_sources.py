@@ -560,6 +560,9 @@ def test_text_forms_read_the_same(tmp_path: Path):
         ("a,y\ninf,ok\n2,bad\n3,worse\n", {}, "column 'a', t.csv row 2: numbers must be finite, got 'inf'"),
         ("a,y\n1,ok\n1e999,bad\n3,worse\n", {}, "row 3: numbers must be finite, got '1e999'"),
         ('a,y\n"1,5",ok\n"2,5",bad\n"3,5",worse\n', {}, "decimal point"),
+        ('a,y\n18,ok\n"2,5",bad\n-3,worse\n', {}, "decimal point, got '2,5'"),
+        ("d,y\n31.12.2024,ok\n1.2.2024,bad\n03.04.2024,worse\n", {}, "dates must be ISO, as 2024-03-01, got '03.04"),
+        ("d,y\n12/31/2024 9:05,ok\n1/2/2024 23:59,bad\n3/4/2024 0:00:01,worse\n", {}, "dates must be ISO"),
         (
             "d,y\n2020-01-01,ok\n2020-02-30,bad\n2020-01-01,worse\n",
             {},
@@ -864,6 +867,11 @@ def test_a_folder_holds_an_entity_a_file_and_labels_name_spans(tmp_path: Path):
             "t,v,y\n0,1,0\n1,1,0\n2,1,0\n9,1,0\n",
             {},
             r"row 5: .* must be 1 apart \(the median\), got a gap of 7",
+        ),
+        (
+            "t,v,y\n2024-03-01 00:00,1,0\n2024-03-01 00:01,1,0\n2024-03-01 00:02,1,0\n2024-03-01 00:06,1,0\n",
+            {},
+            r"row 5: .* must be 0:01:00 apart \(the median\), got a gap of 0:04:00",
         ),
         ("t,v,y\n0,1,0\n1,,0\n", {}, "row 3, column 'v': a channel must have every value"),
         ("t,v,y\n0,1,0\n1,inf,0\n", {}, "row 3: a channel must hold finite numbers, got 'inf'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Recording:
     x: np.ndarray
     kind: np.ndarray
     rows: list[str]  # names for messages
+    dated: bool  # whether the times are ns of dates rather than numbers of steps
 
 
 def read_series(
@@ -135,6 +137,7 @@ def parse(
     rows = [f"row {i + 2}" for i in range(len(table))]
     at = show(file)
     time = times(table[timestamp].to_numpy(object), f"{at}, column '{show(timestamp)}'", rows)
+    dated = not all(map(INTEGER.fullmatch, table[timestamp]))
     x = np.column_stack(
         [
             numbers(table[channel].to_numpy(object), f"{at}, column '{show(channel)}'", rows)
@@ -160,7 +163,8 @@ def parse(
     found = []
     for one in dict.fromkeys(names):  # entities may be interleaved
         index = np.flatnonzero(names == one)
-        found.append(Recording(one, time[index], x[index], kinds[index], [f"{at} {rows[i]}" for i in index]))
+        names_of = [f"{at} {rows[i]}" for i in index]
+        found.append(Recording(one, time[index], x[index], kinds[index], names_of, dated))
     return found
 
 
@@ -222,7 +226,7 @@ def in_order(r: Recording, duplicates: str, quarantine: Quarantine) -> Recording
             f"entity {r.entity}",
             f"timestamps were unsorted, {int((np.diff(r.time) < 0).sum())} steps back; sorted",
         )
-        r = Recording(r.entity, r.time[order], r.x[order], r.kind[order], [r.rows[i] for i in order])
+        r = Recording(r.entity, r.time[order], r.x[order], r.kind[order], [r.rows[i] for i in order], r.dated)
     last = np.append(np.diff(r.time) > 0, True)
     if last.all():
         return r
@@ -232,7 +236,7 @@ def in_order(r: Recording, duplicates: str, quarantine: Quarantine) -> Recording
         x = pd.DataFrame(r.x).groupby(group).mean().to_numpy()
     kind = pd.Series(r.kind).where(r.kind != "").groupby(group).last().fillna("").to_numpy(object)
     quarantine.note(f"entity {r.entity}", f"{int((~last).sum())} rows repeat a timestamp; {duplicates} kept")
-    return Recording(r.entity, r.time[last], x, kind, [row for row, kept in zip(r.rows, last) if kept])
+    return Recording(r.entity, r.time[last], x, kind, [row for row, kept in zip(r.rows, last) if kept], r.dated)
 
 
 def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Quarantine) -> Recording:
@@ -243,8 +247,8 @@ def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Q
     if gap.any() and missing == "error":
         at = int(gap.argmax())
         raise InputError(
-            f"{r.rows[at + 1]}: the timestamps of entity '{show(r.entity)}' must be {usual:g} apart (the "
-            f"median), got a gap of {step[at]}; fill it or set missing to impute"
+            f"{r.rows[at + 1]}: the timestamps of entity '{show(r.entity)}' must be {span(usual, r.dated)} apart (the "
+            f"median), got a gap of {span(step[at], r.dated)}; fill it or set missing to impute"
         )
     more = np.where(gap, np.round(step / max(usual, 1)).astype(np.int64) - 1, 0)
     if more.sum() > MOST_FILLED * len(r.time):
@@ -255,7 +259,7 @@ def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Q
     if gap.any():
         quarantine.note(
             f"entity {r.entity}",
-            f"{int(gap.sum())} gaps, the longest {int(step.max())}; {int(more.sum())} steps imputed",
+            f"{int(gap.sum())} gaps, the longest {span(step.max(), r.dated)}; {int(more.sum())} steps imputed",
         )
     holes = np.isnan(r.x)
     empty = np.flatnonzero(holes.all(axis=0))
@@ -281,7 +285,12 @@ def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Q
     x = np.column_stack([np.interp(since, known[~np.isnan(c)], c[~np.isnan(c)]) for c in r.x.T])
     after = np.minimum(before + 1, len(r.time) - 1)
     kind = np.where((offset == 0) | (r.kind[after] == r.kind[before]), r.kind[before], "")
-    return Recording(r.entity, time, x, kind, [r.rows[i] for i in before])
+    return Recording(r.entity, time, x, kind, [r.rows[i] for i in before], r.dated)
+
+
+def span(length: float, dated: bool) -> str:
+    """A stretch of time as a person says it: '0:04:00' of ns between dates, '240' of numbers."""
+    return str(timedelta(microseconds=length / 1000)) if dated else f"{length:g}"
 
 
 def mark(recordings: list[Recording], file: Path, zoned: bool, quarantine: Quarantine) -> None:

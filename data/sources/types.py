@@ -25,6 +25,7 @@ CODE = re.compile(
     r"[+-]?0\d+|[+-]?\d{19,}"
 )  # leading zeros or too long for an integer: a code, not an amount
 COMMA = re.compile(r"[+-]?\d+,\d+")
+LOCAL = re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}([ T]\d{1,2}:\d{2}(:\d{2})?)?")  # 31.12.2024, 12/31/2024 23:59
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}:?\d{2}))?")
 ZONE = re.compile(r"(Z|[+-]\d{2}:?\d{2})$")
 DRIFT, FEW = 0.9, 20  # a column of more than 20 values of which 90 % are numbers is meant to be numbers
@@ -122,10 +123,13 @@ def check_categories(
                 f"{at}, {rows[row]}: the cell must be {rule} as the others are, got "
                 f"'{show(cells[row])}'; mend it or blank it"
             )
-    if all(COMMA.fullmatch(value) for value in values):
+    commas = [value for value in values if COMMA.fullmatch(value)]
+    if commas and all(COMMA.fullmatch(value) or is_number(value) for value in values):
         raise InputError(
-            f"{at}: numbers must have a decimal point, got '{show(values[0])}'; write them with one"
+            f"{at}: numbers must have a decimal point, got '{show(commas[0])}'; write them with one"
         )
+    if all(LOCAL.fullmatch(value) for value in values):
+        raise InputError(f"{at}: dates must be ISO, as 2024-03-01, got '{show(values[0])}'; write them so")
     if len(values) > MOST_CATEGORIES or (len(values) > SOME and len(values) > UNIQUE * filled.sum()):
         raise InputError(
             f"{at}: text must have few categories, got {len(values)} in {int(filled.sum())} rows; "
