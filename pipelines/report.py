@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def gather(name: str, modality: str, root: Path, *, each: int, most: int, limits: dict | None, ablated: list) -> dict:
+def gather(name: str, modality: str, root: Path, *, each: int, most: int, limits: dict | None, ablated: list,
+           decisions: dict[str, str]) -> dict:  # fmt: skip
     """Everything the page says about one data set; nothing is required to exist."""
     folder, file = root / "artifacts" / name, root / "metrics" / f"{name}.json"
     rounds = [r for r in folder.glob("r*") if r.is_dir() and r.name[1:].isdigit()]
@@ -62,6 +63,7 @@ def gather(name: str, modality: str, root: Path, *, each: int, most: int, limits
         "quarantine": left_out[: findings.LISTED],
         "quarantined": len(left_out),
         "findings": [str(finding) for finding in summary.get("findings") or []],
+        "stale": len(set(decisions) - set(() if table is None else table["id"])),
         "losses": findings.losses(folder),
         "curves": findings.precision_recall(folder / "evaluation" / "pr.csv", arm),
         "picked": gallery.pick(folder, rounds, table, splits, each=each, most=most, limits=limits),
@@ -156,7 +158,7 @@ def main(out: Path, datasets: dict[str, str], root: Path = Path("."), *, command
     ablation, decisions = evidence.ablation(root), decided(root / "decisions.json")
     ablated = ablation["label_efficiency"] if ablation else []
     sections = [gather(name, modality, root, each=each, most=CARDS // len(datasets), limits=(limits or {}).get(name),
-                       ablated=ablated) for name, modality in datasets.items()]  # fmt: skip
+                       ablated=ablated, decisions=decisions.get(name, {})) for name, modality in datasets.items()]
     settings = [root / name for name in ("params.yaml", "dvc.yaml", "constraints.txt", "decisions.json")]
     shared = {
         "command": command, "commands": origin.commands(root / "dvc.yaml", datasets), "ablation": ablation,

@@ -666,3 +666,14 @@ def test_pages_of_noise_stay_under_ten_megabytes(tmp_path, monkeypatch):
     report.main(out, {f"d{k}": "image" for k in range(2)}, tmp_path)
     left = [len(own["cards"]) for own in Page(out.read_text()).galleries().values()]
     assert out.stat().st_size <= report.LIMIT and 0 < left[0] < n and len(set(left)) == 1
+
+
+def test_decisions_on_records_that_are_no_more_are_counted(tmp_path):
+    build(tmp_path, "tiles", "image")
+    out = tmp_path / "reports" / "index.html"
+    for decided, said in (({"gen3": "reject"}, None), ({"gen3": "reject", "g1-0": "accept", "g2-0": "reject"}, "2")):
+        write_json(tmp_path / "decisions.json", {"tiles": decided})
+        report.main(out, {"tiles": "image"}, tmp_path, each=4)
+        told = Page(out.read_text()).said()
+        assert (f"{said} of its decisions name records that are no more" in told) == (said is not None)
+        assert ("records that are no more" in told) == (said is not None)
