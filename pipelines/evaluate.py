@@ -31,8 +31,9 @@ def main(run: Run) -> dict:
     paths, modality, settings = run.paths, run.modality, run.settings
     test, calib = read_store(paths.test), read_store(paths.records / "calib")
     calib = calib.take(np.unique(np.linspace(0, len(calib) - 1, REFERENCE[modality]).astype(int)))
-    said, gated = json.loads(paths.gate.read_text()), gate_names(run)
-    own, pairs = ({seed: of(run, seed) for seed in run.seeds} for of in (gate_names, gate_pair))
+    said = json.loads(paths.gate.read_text())
+    gated = gate_names(run, said)
+    own, pairs = ({s: gate_names(run, said, s) for s in run.seeds}, {s: gate_pair(said, s) for s in run.seeds})
     fuses = [said[side]["fuse"] for side in gated] + [c["fuse"] for pair in pairs.values() for c in pair.values()]
     arms = [name for name in (*ARMS, SHUFFLED) if (paths.detectors / name).is_dir()]
     names = list(dict.fromkeys((*arms, *EXTRA[modality], *gated.values())))

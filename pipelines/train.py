@@ -30,9 +30,9 @@ def main(run: Run) -> dict:
     kinds = DETECTORS[run.modality]
     jobs = {name: (name, DETECTOR[run.modality], None) for name in arms}  # name: (arm, detector, real_share)
     jobs |= {name: ("real", name, None) for name in EXTRA[run.modality]}
-    shared = {name: recipe(c) for name, c in extra_candidates(run).items()}
-    by_seed = {seed: {name: recipe(c) for name, c in extra_candidates(run, seed).items()} for seed in run.seeds}
-    by_seed = {seed: jobs | shared | own for seed, own in by_seed.items()}
+    said = json.loads(paths.gate.read_text())
+    jobs |= extra_recipes(run, said)
+    by_seed = {seed: jobs | extra_recipes(run, said, seed) for seed in run.seeds}
     inputs = [paths.records, paths.splits, paths.gate, *(h / part for h in homes for part in ("generated", "kept"))]
     with run.work(*inputs) as work:
 
@@ -69,23 +69,22 @@ def recipe(candidate: dict) -> tuple[str, str, float]:
     return candidate["arm"], candidate["detector"], candidate["weight"]
 
 
-def gate_pair(run: Run, seed: int | None = None) -> dict[str, dict]:
+def gate_pair(said: dict, seed: int | None = None) -> dict[str, dict]:
     """{"best": .., "reference": ..}: the gate's two candidates, over all supports, or of one, {} where it compared none
-    there."""
-    said = json.loads(run.paths.gate.read_text())
+    there. said: gate.json."""
     if seed is not None:
         said = said["seeds"][seed] if seed < len(said["seeds"]) else {}
         said = said if said.get("best") else {}
     return {side: said[side] for side in ("best", "reference") if said.get(side)}
 
 
-def gate_names(run: Run, seed: int | None = None) -> dict[str, str]:
+def gate_names(run: Run, said: dict, seed: int | None = None) -> dict[str, str]:
     """The name that each of `gate_pair` is trained under: an arm's or another detector's, where it is the same."""
     from detection.arms import ARMS, DETECTOR, EXTRA
 
-    share, pooled = getattr(getattr(run.params.train, run.modality), DETECTOR[run.modality]).real_share, gate_pair(run)
+    share, pooled = getattr(getattr(run.params.train, run.modality), DETECTOR[run.modality]).real_share, gate_pair(said)
     names = {}
-    for side, c in gate_pair(run, seed).items():
+    for side, c in gate_pair(said, seed).items():
         usual = c["detector"] == DETECTOR[run.modality] and (c["arm"] == "real" or c["weight"] == share)
         extra = c["arm"] == "real" and c["detector"] in EXTRA[run.modality]
         same = side in pooled and recipe(pooled[side]) == recipe(c)
@@ -94,10 +93,10 @@ def gate_names(run: Run, seed: int | None = None) -> dict[str, str]:
     return names
 
 
-def extra_candidates(run: Run, seed: int | None = None) -> dict[str, dict]:
-    """{"gate-..": candidate} of those of `gate_pair` that no arm or other detector stands for."""
-    pair = gate_pair(run, seed)
-    return {name: pair[side] for side, name in gate_names(run, seed).items() if name.startswith("gate-")}
+def extra_recipes(run: Run, said: dict, seed: int | None = None) -> dict[str, tuple[str, str, float]]:
+    """{"gate-..": recipe} of those of `gate_pair` that no arm or other detector stands for."""
+    pair = gate_pair(said, seed)
+    return {name: recipe(pair[side]) for side, name in gate_names(run, said, seed).items() if name.startswith("gate-")}
 
 
 if __name__ == "__main__":
