@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import cache
 
 from pipelines.config import ROUNDS
 from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
 from pipelines.work import atomic_dir, atomic_file
 
+RATIO = "likelihood_ratio"
 REFERENCE = {"image": 60, "series": 200, "row": 5000}  # calib records whose scores the fused detector is scaled by
 
 
@@ -44,32 +46,33 @@ def main(run: Run) -> dict:
         found, lines, maps = {}, [], {}
         here = list(dict.fromkeys((*names, *own[seed].values())))
 
-        def note(name: str, scores) -> None:
-            found[name] = measure(test, scores)
+        def scores(name: str, fuse: bool):
+            return fused(*zip(maps[name], maps[RATIO]), modality) if fuse else maps[name][0]
+
+        @cache  # an arm may be the gate's choice too
+        def measured(name: str, fuse: bool) -> dict[str, float]:
+            return measure(test, scores(name, fuse))
+
+        def note(title: str, name: str, fuse: bool = False) -> None:
+            found[title] = measured(name, fuse)
             if seed == 0:
-                points = curve(*pooled(test, scores))
-                lines.extend(f"{name},{recall:.3f},{precision:.5f}" for recall, precision in points)
+                points = curve(*pooled(test, scores(name, fuse)))
+                lines.extend(f"{title},{recall:.3f},{precision:.5f}" for recall, precision in points)
 
         with progress(len(here), f"evaluate {run.dataset} seed {seed}") as bar:
             for name in here:
                 detector = load(paths.detectors / name / f"seed{seed}")
                 maps[name] = detector.score_map(test), detector.score_map(calib) if fuse else None
                 if not name.startswith("gate-"):
-                    note(name, maps[name][0])
+                    note(name, name)
                 bar.advance()
-        ratio = ratio_maps(run, seed, test, calib) if fuse else None
-
-        def with_ratio(name: str):
-            return fused([maps[name][0], ratio[0]], [maps[name][1], ratio[1]], modality)
-
         if fuse:
-            note("likelihood_ratio", ratio[0])
-            note("fused", with_ratio("mixed"))
+            maps[RATIO] = ratio_maps(run, seed, test, calib)
+            note(RATIO, RATIO)
+            note("fused", "mixed", True)
         for side, name in gated.items():
-            note(f"gate_{side}", with_ratio(name) if said[side]["fuse"] else maps[name][0])
-        chosen = {side: with_ratio(name) if pairs[seed][side]["fuse"] else maps[name][0]
-                  for side, name in own[seed].items()}  # fmt: skip
-        worth = {side: measure(test, scores)[metric] for side, scores in chosen.items()}
+            note(f"gate_{side}", name, said[side]["fuse"])
+        worth = {side: measured(name, pairs[seed][side]["fuse"])[metric] for side, name in own[seed].items()}
         return found, lines, worth["best"] - worth["reference"] if worth else None
 
     by_seed = each(of_seed, run.seeds, f"evaluate {run.dataset}", jobs=run.jobs)

@@ -137,7 +137,7 @@ def parse(
     rows = [f"row {i + 2}" for i in range(len(table))]
     at = show(file)
     time = times(table[timestamp].to_numpy(object), f"{at}, column '{show(timestamp)}'", rows)
-    dated = not all(map(INTEGER.fullmatch, table[timestamp]))
+    dated = INTEGER.fullmatch(table[timestamp].iloc[0]) is None
     x = np.column_stack(
         [
             numbers(table[channel].to_numpy(object), f"{at}, column '{show(channel)}'", rows)
