@@ -51,7 +51,7 @@ def main(run: Run) -> dict:
                 adapter.save(folder, contrast=measured)
                 write_losses(folder / "loss.csv", losses)
 
-        each(adapt, run.seeds, f"adapt {run.dataset}", jobs=run.jobs)
+        each(adapt, run.seeds, f"adapt {run.dataset}", jobs=run.jobs, threads=run.threads)
         work.assemble(paths.adapters, [f"seed{seed}" for seed in run.seeds])
     scales = json.loads((paths.adapters / f"seed{run.seeds[-1]}" / "config.json").read_text())["scales"]
     return {"adapters": len(run.seeds), "scales": str(scales)}

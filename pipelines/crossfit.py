@@ -56,7 +56,7 @@ def main(run: Run) -> dict:
 
         if own:
             fit_bases(run, work, fit, pool, training["fit"])
-        each(judges_of, run.seeds, f"crossfit {run.dataset}", jobs=run.jobs)
+        each(judges_of, run.seeds, f"crossfit {run.dataset}", jobs=run.jobs, threads=run.threads)
         work.assemble(paths.judges, [f"seed{seed}" for seed in run.seeds])
     median = [pd.read_parquet(paths.judges / f"seed{seed}" / "real.parquet")["fused"].median() for seed in run.seeds]
     return {"real anomalies' median percentile": f"{sum(median) / len(median):.3f}"}
@@ -82,7 +82,7 @@ def fit_bases(run: Run, work: Work, fit, pool, settings: dict) -> None:
             with work.unit(name) as folder:
                 base.save(folder / "base")
 
-    each(base_of, list(wanted), f"crossfit {run.dataset}, bases", jobs=run.jobs)
+    each(base_of, list(wanted), f"crossfit {run.dataset}, bases", jobs=run.jobs, threads=run.threads)
 
 
 def adapters_of(run: Run, work: Work, fit, support, folds: dict[str, int], settings: dict, seed: int) -> dict:

@@ -75,7 +75,7 @@ def main(run: Run) -> dict:
         worth = {side: measured(name, pairs[seed][side]["fuse"])[metric] for side, name in own[seed].items()}
         return found, lines, worth["best"] - worth["reference"] if worth else None
 
-    by_seed = each(of_seed, run.seeds, f"evaluate {run.dataset}", jobs=run.jobs)
+    by_seed = each(of_seed, run.seeds, f"evaluate {run.dataset}", jobs=run.jobs, threads=run.threads)
     values = {name: [found[name] for found, *_ in by_seed] for name in by_seed[0][0]}
     lines = ["arm,recall,precision", *by_seed[0][1]]
     tables = {name: {m: interval([v[m] for v in own]) for m in own[0]} for name, own in values.items()}

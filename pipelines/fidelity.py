@@ -29,7 +29,7 @@ def main(run: Run) -> dict:
         seed, side = unit
         return fidelity(real, together(paths, side, seed, like=real), **options)
 
-    found = dict(zip(units, each(one, units, f"fidelity {run.dataset}", jobs=run.jobs)))
+    found = dict(zip(units, each(one, units, f"fidelity {run.dataset}", jobs=run.jobs, threads=run.threads)))
     told = {side: [found[seed, side] for seed in run.seeds] for side in SIDES}
     means = {side: {"all": mean([t["all"] for t in told[side]]), "kinds": kinds(told[side])} for side in SIDES}
     seeds = [{side: told[side][seed]["all"] for side in SIDES} for seed in run.seeds]

@@ -51,7 +51,7 @@ def main(run: Run) -> dict:
                 with work.unit(unit) as folder:
                     table.to_parquet(folder / "values.parquet")
 
-        each(one, jobs, f"gate {run.dataset}", jobs=run.jobs)
+        each(one, jobs, f"gate {run.dataset}", jobs=run.jobs, threads=run.threads)
         tables = [pd.read_parquet(work.path(f"seed{s}-fold{f}") / "values.parquet") for s, f in jobs]
 
         def said(parts: list) -> dict:

@@ -69,7 +69,8 @@ def main(run: Run) -> dict:
                 write_store(folder / "store", chunks(bar))
             return len(rows)
 
-        made = sum(each(part, list(units), title, jobs=run.jobs, size=lambda unit: min(size, count - unit[1])))
+        sizes = {"size": lambda unit: min(size, count - unit[1])}
+        made = sum(each(part, list(units), title, jobs=run.jobs, threads=run.threads, **sizes))
         spent = time.monotonic() - began
         with atomic_dir(paths.round(run.round) / "generated") as out:
             for seed in run.seeds:

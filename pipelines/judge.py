@@ -48,7 +48,7 @@ def main(run: Run) -> dict:
             return len(table)
 
         began = time.monotonic()
-        count = sum(each(judge, run.seeds, f"judge {run.dataset} r{run.round}", jobs=run.jobs))
+        count = sum(each(judge, run.seeds, f"judge {run.dataset} r{run.round}", jobs=run.jobs, threads=run.threads))
     return {"judged": count, "rate": f"{count / (time.monotonic() - began):.0f}/s"}
 
 

@@ -27,25 +27,33 @@ PATIENCE = 30.0  # seconds that a process has to end when asked to
 
 
 def each(
-    call: Callable[[Any], Any], units: Sequence, label: str, *, jobs: int, size: Callable[[Any], int] = lambda unit: 1
+    call: Callable[[Any], Any],
+    units: Sequence,
+    label: str,
+    *,
+    jobs: int,
+    threads: int | None = None,
+    size: Callable[[Any], int] = lambda unit: 1,
 ) -> list:
-    """[call(unit)] in the order of the units, which are begun in that order, `jobs` at a time, each on its share of
-    `jobs` threads; progress counts the `size` of those that are done.
+    """[call(unit)] in the order of the units, which are begun in that order, `jobs` at a time; progress counts the
+    `size` of those that are done.
 
-    With one job all of it happens in this process; else nothing does, not even a single unit, since after torch has run
-    on several threads a fork would not take them along. The first error of a unit ends the others and is raised here;
-    so does a signal.
+    threads: what the units share, `jobs` of them if not given. A unit's own number of threads follows from that and
+    from how many units there are, never from the jobs: what a unit makes, to the last bit, is not to depend on how much
+    memory was free. With one job all of it happens in this process; else nothing does, not even a single unit, since
+    after torch has run on several threads a fork would not take them along. The first error of a unit ends the others
+    and is raised here; so does a signal.
     """
     total = sum(map(size, units))
     if jobs < 2:
         out = []
-        with Progress(total, label, holds=True) as bar:
+        with Progress(total, label, holds=True) as bar, limited(share(threads, units)):
             for unit in units:
                 out.append(call(unit))
                 bar.advance(size(unit))
         return out
     results: list = [None] * len(units)
-    with Progress(total, label, holds=True, threaded=False) as bar, workers(call, units, jobs) as free:
+    with Progress(total, label, holds=True, threaded=False) as bar, workers(call, units, jobs, threads) as free:
         waiting = list(range(len(units)))
         busy: dict[Connection, tuple[int, multiprocessing.Process]] = {}
         while waiting or busy:
@@ -67,16 +75,17 @@ def each(
 
 
 @contextmanager
-def workers(call: Callable, units: Sequence, jobs: int) -> Iterator[list[tuple[Connection, multiprocessing.Process]]]:
+def workers(
+    call: Callable, units: Sequence, jobs: int, threads: int | None
+) -> Iterator[list[tuple[Connection, multiprocessing.Process]]]:
     """Forked processes that wait for numbers of units; in the end they go, at once where something went wrong."""
-    context, count = multiprocessing.get_context("fork"), min(jobs, len(units))
+    context, each_its = multiprocessing.get_context("fork"), share(threads or jobs, units)
     started: list[tuple[Connection, multiprocessing.Process]] = []
     fine = False
     try:
-        for _ in range(count):
+        for _ in range(min(jobs, len(units))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, call, units, os.getpid(), max(1, jobs // count)),
-                                      daemon=True)  # fmt: skip
+            process = context.Process(target=work, args=(theirs, call, units, os.getpid(), each_its), daemon=True)
             process.start()
             theirs.close()
             started.append((ours, process))
@@ -95,6 +104,11 @@ def workers(call: Callable, units: Sequence, jobs: int) -> Iterator[list[tuple[C
             pipe.close()
 
 
+def share(threads: int | None, units: Sequence) -> int | None:
+    """Threads of one of the units, None where their number is left as it is."""
+    return threads and max(1, threads // max(1, min(threads, len(units))))
+
+
 def work(pipe: Connection, call: Callable, units: Sequence, parent: int, threads: int) -> None:
     """In a forked process: of every unit asked for, notes (None, text), then (True, result) or (False, error)."""
     if sys.platform.startswith("linux"):
@@ -102,8 +116,8 @@ def work(pipe: Connection, call: Callable, units: Sequence, parent: int, threads
         if os.getppid() != parent:
             return
     Progress.running = Relay(pipe)
-    limit(threads)
-    with suppress(KeyboardInterrupt, Terminated, OSError, EOFError):  # who started it ends it, or is no more
+    gone = suppress(KeyboardInterrupt, Terminated, OSError, EOFError)  # who started it ends it, or is no more
+    with limited(threads), gone:
         while (number := pipe.recv()) is not None:
             try:
                 answer = True, call(units[number])
@@ -126,13 +140,24 @@ class Relay:
             self.pipe.send((None, note))
 
 
-def limit(threads: int) -> None:
-    """Threads of numerical libraries from here on: the other cores have units of their own."""
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """So many threads of numerical libraries inside, as many as before if None: other cores have units of their own."""
+    if threads is None:
+        yield
+        return
     import threadpoolctl
 
-    threadpoolctl.threadpool_limits(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
+    with threadpoolctl.threadpool_limits(threads):
+        if torch:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
 
 
 def told(error: Exception) -> Exception:

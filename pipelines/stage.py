@@ -108,14 +108,19 @@ class Run:
         Small networks and trees make little of a second core, and threads that wait for each other stand still where
         the cores have other work too.
         """
-        from generation.model import pick_device
-
-        if pick_device(self.params.device) != "cpu":
+        if self.threads is None:
             return 1
         import psutil
 
         room = psutil.virtual_memory().available // NEED[self.modality]
-        return max(1, min(int(os.environ.get("OMP_NUM_THREADS") or cores()), room))
+        return max(1, min(self.threads, room))
+
+    @property
+    def threads(self) -> int | None:
+        """What the units of this stage share: the cores; None with a GPU."""
+        from generation.model import pick_device
+
+        return int(os.environ.get("OMP_NUM_THREADS") or cores()) if pick_device(self.params.device) == "cpu" else None
 
     def work(self, *inputs: Path, also: Any = None) -> Work:
         """Resumable units of this stage, void when settings, inputs or code change. also: further settings in use."""

@@ -56,7 +56,8 @@ def main(run: Run) -> dict:
 
         units = [(seed, name) for seed in run.seeds for name in by_seed[seed]]
         counts: dict[str, dict] = {f"seed{seed}": {} for seed in run.seeds}
-        for (seed, _), found in zip(units, each(one, units, f"train {run.dataset}", jobs=run.jobs)):
+        done = each(one, units, f"train {run.dataset}", jobs=run.jobs, threads=run.threads)
+        for (seed, _), found in zip(units, done):
             counts[f"seed{seed}"] |= found
         with work.unit("counts") as folder:
             (folder / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True))

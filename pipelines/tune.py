@@ -42,7 +42,7 @@ def main(run: Run) -> dict:
                 write_losses(folder / "loss.csv", losses)
             return bool(losses)
 
-        tuned = each(one, run.seeds, f"tune {run.dataset} r{run.round}", jobs=run.jobs)
+        tuned = each(one, run.seeds, f"tune {run.dataset} r{run.round}", jobs=run.jobs, threads=run.threads)
         work.assemble(paths.adapters_of(run.round), [f"seed{seed}" for seed in run.seeds])
     return {"adapters": len(run.seeds), "tuned": sum(tuned)}
 

@@ -65,6 +65,17 @@ def test_units_share_the_threads(jobs, units, threads):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("units, threads", [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_what_a_unit_computes_with_does_not_depend_on_how_many_fit_in_memory(units, threads):
+    import torch
+
+    before = torch.get_num_threads()
+    for jobs in (1, 2, 3, 4):
+        found = each(lambda unit: torch.get_num_threads(), range(units), "toy", jobs=jobs, threads=4)
+        assert found == [threads] * units, jobs
+    assert torch.get_num_threads() == before
+
+
 def test_a_process_works_on_several_units_and_keeps_what_it_has_read():
     from functools import lru_cache
 
