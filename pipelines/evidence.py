@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines import figures
+from pipelines.ablation_page import bounds
 from pipelines.findings import LISTED, entry, finite, flat, read_json
 
 PAIRS = 10  # of an audit check shown
@@ -103,14 +104,19 @@ def fidelity(folder: Path) -> dict:
 def ablation(root: Path) -> dict | None:
     """reports/ablation.json as {"columns", "rows", "more", "failed", "correlations", "label_efficiency"}, None without.
 
-    rows: one text a column, axes before metrics before fidelity; `failed` names the cells that did not finish.
+    rows: one text a column, axes before metrics before changes before fidelity; `failed` names the cells that did not
+    finish.
     """
     read = read_json(root / "reports" / "ablation.json")
     if read is None:
         return None
     cells = [own for own in read.get("rows") or [] if isinstance(own, dict)]
+    for own in cells:
+        gains = own.get("change") if isinstance(own.get("change"), dict) else {}
+        gains = {arm: entry(found) for arm, found in gains.items() if isinstance(found, dict)}
+        own["change"] = {f"{arm} over base": bounds(gain) for arm, gain in gains.items()}
     columns = {part: list(dict.fromkeys(str(key) for own in cells for key, _ in flat(own.get(part) or {})))
-               for part in ("axes", "metrics", "fidelity")}  # fmt: skip
+               for part in ("axes", "metrics", "change", "fidelity")}  # fmt: skip
     rows = []
     for own in cells:
         found = {part: dict(flat(own.get(part) or {})) for part in columns}

@@ -14,6 +14,7 @@ import numpy as np
 
 GAINS = (("filtered", "real"), ("filtered", "classical"), ("filtered", "dropped"))  # arm over arm, the metric's mean
 COUNTS = ("real", "generated")  # of a fidelity table, no measures
+CHANGES = ("filtered", "mixed")  # arms that a cell is compared with the base by
 LEAST = 6  # cells that a correlation is told from
 DRAWS = 1000  # of the bootstrap
 K = "prepare.support"  # how many labelled examples
@@ -25,10 +26,13 @@ def summarise(results: list[dict], *, support: int) -> dict:
 
     rows: {"cell", "axes", "dataset", "metrics": {arm: mean of the head metric}, "fidelity": {measure: value}, "status",
     "error", "seconds"}.
+    A row's change: {arm: the paired interval, over supports, of the head metric over the base's}, empty for the base
+    itself and where supports are not the base's.
     correlations, over all data sets, and by_dataset: {"fidelity", "gain", "rho", "low", "high", "n"}.
     label_efficiency: {"dataset", "arm", "k", "mean", "low", "high"} of the head metric where only K was changed.
     """
-    rows = [row_of(result) for result in results]
+    bases = {result["dataset"]: result for result in results if not result["axes"]}
+    rows = [row_of(result) | {"change": changes(result, bases.get(result["dataset"]))} for result in results]
     points = [point for result in results for point in points_of(result)]
     datasets = sorted({point["dataset"] for point in points})
     each = [{"dataset": d, **c} for d in datasets for c in correlations([p for p in points if p["dataset"] == d])]
@@ -43,10 +47,30 @@ def row_of(result: dict) -> dict:
 
 def heads(result: dict) -> dict[str, float]:
     """{arm: mean of the head metric} of a result; empty where it has none."""
+    means = {arm: value.get("mean") for arm, value in head_table(result).items()}
+    return {arm: mean for arm, mean in means.items() if mean is not None}
+
+
+def head_table(result: dict) -> dict[str, dict]:
+    """{arm: {"mean", "low", "high", "values"} of the head metric}, of arms that have it."""
     metrics = result.get("metrics") or {}
     head, arms = (metrics.get("gain") or {}).get("metric"), metrics.get("arms") or {}
-    means = {arm: (table.get(head) or {}).get("mean") for arm, table in arms.items()}
-    return {arm: mean for arm, mean in means.items() if mean is not None}
+    return {arm: table.get(head) or {} for arm, table in arms.items()}
+
+
+def changes(result: dict, base: dict | None) -> dict[str, dict]:
+    """{arm: {"mean", "low", "high"}} of a result over its base, support by support."""
+    if base is None or base is result or K in result["set"]:
+        return {}
+    from detection.metrics import paired
+
+    own, other, out = head_table(result), head_table(base), {}
+    for arm in CHANGES:
+        a, b = (table.get(arm, {}).get("values") or [] for table in (own, other))
+        if a and len(a) == len(b):
+            found = paired(a, b)
+            out[arm] = {name: found[name] for name in ("mean", "low", "high")}
+    return out
 
 
 def fidelity_of(result: dict) -> Iterable[tuple[str, float]]:
@@ -129,10 +153,11 @@ def efficiency(results: list[dict], support: int) -> list[dict]:
 
 def files(found: dict, results: list[dict]) -> dict[str, str]:
     """{name below reports/: text}: ablation.json, ablation.csv and a plot a measure and a data set."""
-    from pipelines import plots
+    from pipelines import ablation_page, plots
 
     told = {name: found[name] for name in ("rows", "correlations", "by_dataset", "label_efficiency")}
-    out = {"ablation.json": json.dumps(told, indent=1, allow_nan=False) + "\n", "ablation.csv": table(results)}
+    out = {"ablation.json": json.dumps(told, indent=1, allow_nan=False) + "\n", "ablation.csv": table(results),
+           "ablation.md": ablation_page.page(found)}  # fmt: skip
     first = " over ".join(GAINS[0])
     for c in found["correlations"]:
         if c["gain"] == first:

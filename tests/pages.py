@@ -188,11 +188,11 @@ def build(root: Path, name: str, modality: str, *, n: int = 24, hosts: int = 24,
 def ablate(root: Path, name: str) -> None:
     """reports/ablation.json with a finished and a failed cell, a correlation and two label-efficiency curves."""
     row = {"cell": f"no filter {EVIL}", "axes": {"filter": "off"}, "dataset": name, "metrics": {"gain": 0.01},
-           "fidelity": {"kid": 0.2}, "status": "ok"}  # fmt: skip
+           "fidelity": {"kid": 0.2}, "status": "ok", "change": {"mixed": {"mean": 0.02, "low": -0.01, "high": 0.05}}}
     curve = [{"dataset": name, "arm": arm, "k": k, "mean": m + k / 100, "low": m, "high": m + 0.3}
              for arm, m in (("real", 0.3), ("mixed", 0.4)) for k in (5, 10, 20)]  # fmt: skip
     write_json(root / "reports" / "ablation.json", {
-        "rows": [row, row | {"cell": "broken", "status": "FAILED", "metrics": {}}],
+        "rows": [row, row | {"cell": "broken", "status": "FAILED", "metrics": {}, "change": None}],
         "correlations": [{"fidelity": "kid", "gain": "pixel_ap", "rho": -0.4, "low": -0.8, "high": 0.1}],
         "label_efficiency": curve,
     })  # fmt: skip

@@ -194,7 +194,8 @@ def test_rows_correlations_and_label_curves_come_of_the_cells():
 
 def test_the_table_is_tidy_and_inert_and_the_plots_are_whole():
     files = tables.files(tables.summarise(RESULTS, support=10), RESULTS)
-    assert set(files) == {"ablation.json", "ablation.csv", "ablation/fid.svg", "ablation/labels-cells.svg"}
+    tidy, drawn = {"ablation.json", "ablation.csv", "ablation.md"}, {"ablation/fid.svg", "ablation/labels-cells.svg"}
+    assert set(files) == tidy | drawn
     lines = list(csv.DictReader(files["ablation.csv"].splitlines()))
     assert len(lines) == 7 * 3 + 6 + 1 and lines[-1]["status"] == "FAILED"
     found = [line for line in lines if line["cell"] == "rank-3" and line["name"] == "filtered"]
@@ -206,6 +207,32 @@ def test_the_table_is_tidy_and_inert_and_the_plots_are_whole():
         assert len(dots) == 6  # a cell each; two K of three arms
         assert all(0 <= float(e.get("cx")) <= 480 and 0 <= float(e.get("cy")) <= 330 for e in dots)
     assert "Spearman -" in files["ablation/fid.svg"]
+
+
+def test_a_cell_is_compared_with_the_base_support_by_support():
+    """The interval of the differences, by hand: 1, 2, 3 hundredths, 4.303 of their standard error each side."""
+
+    def arm(*values):
+        return {"ap": {"mean": sum(values) / 3, "values": list(values)}}
+
+    def cell(name, changes, *values, **more):
+        return result(name, changes, None, 0) | {"metrics": {"arms": {"filtered": arm(*values)} | more,
+                                                             "gain": {"metric": "ap"}}}  # fmt: skip
+
+    results = [cell("rank|2", {"adapt.row.rank": 2}, 0.51, 0.62, 0.83),
+               cell("base", {}, 0.5, 0.6, 0.8, real=arm(0, 0, 0)),
+               cell("examples-5", {"prepare.support": 5}, 0.1, 0.2, 0.3),
+               cell("few", {"generate.row.count": 2}, 0.1, 0.2) | {"status": "FAILED"}]  # fmt: skip
+    told = tables.summarise(results, support=10)
+    half = 4.302653 * 0.01 / 3**0.5
+    found = told["rows"][0]["change"]
+    assert set(found) == {"filtered"} and found["filtered"] == pytest.approx(
+        {"mean": 0.02, "low": 0.02 - half, "high": 0.02 + half}, abs=1e-6)  # fmt: skip
+    assert [row["change"] for row in told["rows"][1:]] == [{}, {}, {}]
+    lines = tables.files(told, results)["ablation.md"].splitlines()
+    assert "| rank/2 | 0.653 | – | +0.020 (-0.005 to +0.045) | – | 2 |" in lines
+    assert "| base | 0.633 | 0.000 | – | – | 2 |" in lines
+    assert any(line.startswith("| few (FAILED) |") for line in lines)
 
 
 def test_names_are_inert_in_a_plot():

@@ -486,12 +486,13 @@ def test_candidates_of_the_gate_stand_best_first(tmp_path):
     assert "not used" in told["sentence"]
 
 
-def test_ablation_columns_are_axes_then_metrics_then_fidelity(tmp_path):
+def test_ablation_columns_are_axes_then_metrics_then_changes_then_fidelity(tmp_path):
     assert evidence.ablation(tmp_path) is None
     ablate(tmp_path, "d")
     told = evidence.ablation(tmp_path)
-    assert told["columns"] == ["data set", "cell", "filter", "gain", "kid", "status"]
-    assert told["rows"][1] == ["d", "broken", "off", "–", "0.200", "FAILED"] and told["failed"] == ["broken"]
+    assert told["columns"] == ["data set", "cell", "filter", "gain", "mixed over base", "kid", "status"]
+    assert told["rows"][0][4] == "+0.020 (-0.010 to +0.050)"
+    assert told["rows"][1] == ["d", "broken", "off", "–", "–", "0.200", "FAILED"] and told["failed"] == ["broken"]
     assert [arm for arm, _ in evidence.efficiency(told["label_efficiency"], "d")] == ["real", "mixed"]
     assert evidence.efficiency(told["label_efficiency"], "other") == []
 
