@@ -19,7 +19,7 @@ from pathlib import Path
 AIMS = {"generate": {"image": 5, "series": 200, "row": 2000},  # at 20 sampler steps
         "judge": {"image": 200, "series": 2000, "row": 50_000}}  # fmt: skip
 SHARE = 0.2  # most that judging and filtering may take of the time of generating
-COUNT = {"image": 64, "series": 512, "row": 4096}
+COUNT = {"image": 64, "series": 512, "row": 16384}
 REPEATS = 3
 
 
