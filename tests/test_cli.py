@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from data.errors import InputError, SettingsError
+from data.records import Records
 from pipelines import cli, prepare
 from pipelines.config import load_settings
 
@@ -53,6 +56,18 @@ def test_check_reads_the_real_thing_and_tells_splits_time_and_disk(place):
     assert lines[0].startswith("cells: row") and any(line.startswith("  test: ") for line in lines)
     assert lines[-1].startswith("  expect about ") and " min on 2 CPU cores and " in lines[-1]
     assert not (place / "artifacts").exists()
+
+
+def test_photos_of_many_pixels_take_longer_than_crops_of_them():
+    """Nine detectors look at every pixel of every image, for each of three supports."""
+    settings = load_settings(ROOT / "params.yaml")
+
+    def seconds(side: int, *more: int) -> float:
+        part = Records("image", pd.DataFrame({"id": range(10)}), [np.zeros((side, side, *more), np.uint8)] * 10, [], {})
+        return cli.estimate(settings, "image", SimpleNamespace(fit=part, support=part, calib=part, test=part))[0]
+
+    assert seconds(2000) - seconds(1000) == pytest.approx(30 * 3e6 * 3 * 9 * cli.SECONDS["image"]["detect"])
+    assert seconds(1000, 3) == seconds(1000)
 
 
 def test_a_missing_source_names_the_setting_to_mend(place):
