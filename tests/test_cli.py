@@ -8,12 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from data.errors import InputError, SettingsError
-from data.records import Records
+from data.records import Records, make_meta
 from pipelines import cli, prepare
 from pipelines.config import load_settings
 
@@ -63,7 +62,8 @@ def test_photos_of_many_pixels_take_longer_than_crops_of_them():
     settings = load_settings(ROOT / "params.yaml")
 
     def seconds(side: int, *more: int) -> float:
-        part = Records("image", pd.DataFrame({"id": range(10)}), [np.zeros((side, side, *more), np.uint8)] * 10, [], {})
+        x, mask = [np.zeros((side, side, *more), np.uint8)] * 10, [np.zeros((side, side), bool)] * 10
+        part = Records("image", make_meta(10), x, mask, {})
         return cli.estimate(settings, "image", SimpleNamespace(fit=part, support=part, calib=part, test=part))[0]
 
     assert seconds(2000) - seconds(1000) == pytest.approx(30 * 3e6 * 3 * 9 * cli.SECONDS["image"]["detect"])
