@@ -152,7 +152,8 @@ def check(split: Split) -> list[str]:
         found.append(f"the pool holds {pooled} anomalies, so that {len(supports)} supports of {drawn} {how}: intervals "
                      "leave out the luck of which anomalies were labelled; label more, or lower prepare.support")
     if left := split.plan.get("left_out"):
-        why = "anomalies that share a group with calib, or copies of what the test holds"
+        why = "anomalies that share a group with calib, or " if split.fit.modality != "series" else ""
+        why += "copies of what the test holds"
         found.append(f"{len(left)} records are left out, {why}: {listed(left)}")
     group, most = Counter(split.fit.meta["group"]).most_common(1)[0]
     if split.fit.modality != "series" and most > len(split.fit) / 2 and most > 1:

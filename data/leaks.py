@@ -20,6 +20,7 @@ BITS = 8  # perceptual hashes that differ in no more bits double the distance th
 MARGIN = 1.2  # what is mended reaches further than what is refused, so that no pair lies just between
 SHARE = 0.2  # a copy is nearer than this share of what is usual: parts in a fixture look alike without being copies
 USUAL = 500  # records that tell what is usual
+RECUR = 0.05  # of the windows for training that may be like some in the test, and are left out
 CHUNK = 1024  # records compared at once
 LISTED = 100  # pairs a check keeps
 SHOWN = 3  # pairs an error names
@@ -156,6 +157,24 @@ def leave_out(parts: dict[str, Records]) -> dict[str, Records]:
     return out
 
 
+def without_copies(parts: dict[str, Records], near: float) -> tuple[dict[str, Records], list[str]]:
+    """(parts of windows, ids left out): without the windows for training that are copies of some in the test.
+
+    What recurs on a machine now and then, a flag that goes up, is no leak, and training does not miss it. More than
+    RECUR of the windows for training stay, to be refused: a stretch of the test may have been copied there.
+    """
+    marks = {name: fingerprint(part) for name, part in parts.items()}
+    train, test = pd.concat([marks[name] for name in TRAIN], ignore_index=True), marks["test"]
+    held = set(test["sha256"])
+    same = [sha in held for sha in train["sha256"]] & moving(train)
+    alike, _ = alike_windows(train, test, near, MARGIN)
+    left = sorted({*train["id"][same], *(name for name, *_ in alike)})
+    if not left or len(left) > RECUR * len(train):
+        return parts, []
+    return {name: part if name == "test" else part.take(~part.meta["id"].isin(left).to_numpy(bool))
+            for name, part in parts.items()}, left  # fmt: skip
+
+
 # what is left
 
 
@@ -184,11 +203,15 @@ def identical(a: pd.DataFrame, b: pd.DataFrame, modality: str) -> list[Pair]:
 
     Windows in which nothing moves, or of a recording that repeats itself anyway, do not count.
     """
-    if modality == "series":
-        usual = usual_of(a)
-        a = a[[bool(v.any()) and usual[r] > 0 for v, r in zip(a["vector"], a["recording"])]]
+    a = a[moving(a)] if modality == "series" else a
     first = dict(zip(a["sha256"][::-1], a["id"][::-1]))
     return [(first[sha], name, 0.0) for name, sha in zip(b["id"], b["sha256"]) if sha in first]
+
+
+def moving(marks: pd.DataFrame) -> np.ndarray:
+    """(N,) whether something moves in a window, and its recording does not repeat itself anyway."""
+    usual = usual_of(marks)
+    return np.array([bool(v.any()) and usual[r] > 0 for v, r in zip(marks["vector"], marks["recording"])], bool)
 
 
 def two_sided(parts: dict[str, pd.DataFrame]) -> list[Pair]:
@@ -237,17 +260,19 @@ def usual_distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.median(1 - one @ other.T))
 
 
-def alike_windows(a: pd.DataFrame, b: pd.DataFrame, near: float) -> tuple[list[Pair], float]:
+def alike_windows(
+    a: pd.DataFrame, b: pd.DataFrame, near: float, margin: float = 1.0
+) -> tuple[list[Pair], float]:
     """(pairs that are copies, smallest distance of any): 1 - correlation of windows, every channel alike.
 
-    A copy is within `near`, and within SHARE of how far the windows of its recording in `a` are from each other: a
-    machine that repeats itself is no leak.
+    A copy is within `near`, and within SHARE of how far the windows of its recording in `a` are from each other, both
+    times `margin`: a machine that repeats itself is no leak.
     """
     one, other = stacked(a), stacked(b)
     if not len(one) or not len(other) or one.shape[1] != other.shape[1]:
         return [], 1.0
     usual = usual_of(a)
-    limit = np.array([min(near, SHARE * usual[name]) for name in a["recording"]])
+    limit = margin * np.array([min(near, SHARE * usual[name]) for name in a["recording"]])
     pairs, nearest = [], 1.0
     for low in range(0, len(one), CHUNK):
         distance = np.maximum(1 - one[low : low + CHUNK] @ other.T, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from data.leaks import COPY, SIDE, leave_out
+from data.leaks import COPY, SIDE, leave_out, without_copies
 from data.records import Records
 
 DROPPED = ("segments", "label_value", COPY, SIDE)  # meta columns of raw records that mean nothing afterwards
@@ -31,13 +31,14 @@ class Split:
 
 def split(
     records: Records, *, seeds: int, support: int, folds: int, test_share: float, calib_share: float,
-    window: int | None = None, seed: int = 0,
+    window: int | None = None, whole: bool = False, near: float = 0.0, seed: int = 0,
 ) -> Split:  # fmt: skip
     """The split of raw labelled records. InputError names the least that a part needs.
 
     seeds: how many supports to draw; support: anomalies in each; folds: of the cross-fitted judges;
-    test_share: of the groups of images and rows without a split of their own (recordings: the second half);
-    calib_share: of the normals for training; window: steps of a series record.
+    test_share: of the groups of images and rows without a split of their own, and of whole recordings;
+    calib_share: of the normals for training; window: steps of a series record; whole: no recording is parted, those
+    drawn are the test, else the second half of each is; near: under which windows are copies (prepare.series.near).
     """
     if not len(records):
         raise InputError(
@@ -46,16 +47,20 @@ def split(
     if records.modality == "series":
         from data.windows import cut
 
-        parts, block = cut(records, window=window, folds=folds, calib_share=calib_share)
+        test = test_recordings(records, test_share, np.random.default_rng([seed, 0])) if whole else None
+        parts, block = cut(records, window=window, folds=folds, calib_share=calib_share, test=test)
+        parts, copied = without_copies(parts, near)
     else:
         parts, block = by_group(
             records, support, folds, test_share, calib_share, np.random.default_rng([seed, 0])
         )
         parts = leave_out(parts) if COPY in records.meta else parts
-    check_least(parts, support, folds)
+    check_least(parts, support, folds, whole)
     parts = {name: labelled(part, name) for name, part in parts.items()}
     plan = {"supports": [], "folds": []}
-    if records.modality != "series":  # of a recording, all that is no window is left out
+    if records.modality == "series":  # of a recording, all that is no window is left out as well
+        plan["left_out"] = copied
+    else:
         used = {name for part in parts.values() for name in part.meta["id"]}
         plan["left_out"] = [name for name in records.meta["id"] if name not in used]
     for number in range(seeds):
@@ -82,17 +87,19 @@ def labelled(part: Records, name: str) -> Records:
     )
 
 
-def check_least(parts: dict[str, Records], support: int, folds: int) -> None:
+def check_least(parts: dict[str, Records], support: int, folds: int, whole: bool) -> None:
     """Raises InputError where a part is too small for what follows."""
+    halved = parts["fit"].modality == "series" and not whole
     needs = {"fit": (folds, "normals to fit on"), "calib": (1, "normals to calibrate on"),
              "support": (max(support, 1), "anomalies to draw supports from" + (
-                " in the first half of labelled recordings" if parts["fit"].modality == "series" else "")),
+                " in the first half of labelled recordings" if halved else "")),
              "test": (2, "records to test on")}  # fmt: skip
+    whole_one = ", or set prepare.series.split to recording, which parts none" if halved else ""
     for name, (least, what) in needs.items():
         if len(parts[name]) < least:
             raise InputError(
                 f"split {name}: there must be at least {least} {what}, got {len(parts[name])}; label "
-                "more, or lower prepare.support or prepare.folds"
+                f"more, or lower prepare.support or prepare.folds{whole_one}"
             )
     labels = set(parts["test"].meta["label"])
     if parts["test"].modality == "series":  # counted by the timestamp: every window may hold an incident
@@ -101,7 +108,7 @@ def check_least(parts: dict[str, Records], support: int, folds: int) -> None:
         if label not in labels:
             raise InputError(
                 f"split test: the test must hold {what}, got none in {len(parts['test'])} records; "
-                "label more or change prepare.test_share"
+                f"label more or change prepare.test_share{whole_one}"
             )
 
 
@@ -145,6 +152,21 @@ def by_group(
     train = ~in_test & ~in_calib
     rows = {"fit": ~odd & train, "support": odd & train, "calib": ~odd & in_calib, "test": in_test}
     return {name: records.take(chosen) for name, chosen in rows.items()}, dict(zip(meta["id"], group))
+
+
+def test_recordings(records: Records, test_share: float, rng: np.random.Generator) -> set[str]:
+    """The entities whose labelled recording is the test: of those with a kind about `test_share` of the incidents, of
+    those without any of the steps."""
+    from data.windows import segments_of
+
+    size: dict[str, Counter[str]] = {}
+    given = records.meta["given"] if "given" in records.meta else [""] * len(records)
+    both = set(records.meta["group"][[side == "train" for side in given]])
+    for i, (entity, side, kind) in enumerate(zip(records.meta["group"], given, records.meta["kind"])):
+        if entity not in both or side == "test":
+            odd = len(segments_of(records, i))
+            size.setdefault(kind if odd else "", Counter())[entity] = odd or len(records.x[i])
+    return set().union(*(take_share(size[kind], test_share * size[kind].total(), rng) for kind in sorted(size)))
 
 
 def calib_groups(

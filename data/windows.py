@@ -13,7 +13,7 @@ Span = tuple[int, int]  # first row, row after the last
 
 
 def cut(
-    records: Records, *, window: int | None, folds: int, calib_share: float
+    records: Records, *, window: int | None, folds: int, calib_share: float, test: set[str] | None = None
 ) -> tuple[dict[str, Records], dict[str, str]]:
     """(parts, block by id) of raw recordings, each entity cut by itself.
 
@@ -22,6 +22,8 @@ def cut(
     the labelled part where the train part has none. Test is tiled in order; its last window is right-aligned
     and overlaps. A window's length lies between pool and test and between fit and calib. Blocks are what a
     fold may not part: a stretch of tiles, or windows that overlap.
+
+    test: the entities whose labelled part is the test, that of the others being no part of it; None halves them all.
     """
     if window is None or window < 2:
         raise InputError(
@@ -43,7 +45,10 @@ def cut(
         rows = dict(found)
         if len(rows) < len(found):
             raise ValueError(f"an entity must have one recording a part, got {len(found)} of {entity!r}")
-        spans = entity_spans(records, rows, window, entity)
+        if test is None:
+            spans = entity_spans(records, rows, window, entity)
+        else:
+            spans = whole_spans(records, rows, entity in test)
         add_entity(records, spans, window, calib_share, folds, parts, block)
     empty = records.take([])
     return {name: concat([empty, *found]) for name, found in parts.items()}, block
@@ -78,6 +83,15 @@ def entity_spans(
     return spans
 
 
+def whole_spans(records: Records, rows: dict[str, int], tested: bool) -> dict[str, tuple[int, Span]]:
+    """The same where no recording is parted: one without a train part of its own is for the test or for training."""
+    labelled = rows.get("test", next(iter(rows.values())))
+    spans = {"test": labelled} if tested else {"train": labelled, "pool": labelled}
+    if "train" in rows and "test" in rows:
+        spans["train"] = rows["train"]
+    return {side: (row, (0, len(records.x[row]))) for side, row in spans.items()}
+
+
 def middle_of(records: Records, row: int, window: int) -> int:
     """The step that halves a recording, moved to the nearer end of a segment that it would part.
 
@@ -94,10 +108,27 @@ def add_entity(
     records: Records, spans: dict[str, tuple[int, Span]], window: int, calib_share: float, folds: int,
     parts: dict[str, list[Records]], block: dict[str, str],
 ) -> None:  # fmt: skip
-    """Appends the windows of one entity to `parts` and their blocks to `block`."""
-    (train, (low, high)), (pool, inside), (test, (test_low, test_high)) = (
-        spans[k] for k in ("train", "pool", "test")
-    )
+    """Appends the windows of one entity to `parts` and their blocks to `block`; a side without a span gets none."""
+    starts: list[int] = []
+    pool = None
+    if "pool" in spans:
+        pool, inside = spans["pool"]
+        starts = add_pool(records, pool, inside, window, parts, block)
+    if "train" in spans:
+        train, span = spans["train"]
+        add_normals(records, train, span, window, calib_share, folds, starts if pool == train else [], parts, block)
+    if "test" in spans:
+        test, (low, high) = spans["test"]
+        tiled = list(range(low, high - window + 1, window))
+        if tiled[-1] + window < high:
+            tiled.append(high - window)
+        parts["test"].append(windows(records, test, tiled, window))
+
+
+def add_pool(
+    records: Records, pool: int, inside: Span, window: int, parts: dict[str, list[Records]], block: dict[str, str]
+) -> list[int]:
+    """Appends the windows on the segments of a recording; their first rows."""
     segments = [s for s in segments_of(records, pool) if s[0] < inside[1] and s[1] > inside[0]]
     starts = centred(segments, inside, window)
     support = windows(records, pool, starts, window)
@@ -106,12 +137,20 @@ def add_entity(
         number += start >= last + window  # windows that overlap share a block
         last = start
         block[name] = f"{records.meta['id'][pool]} segment {number}"
+    parts["support"].append(support)
+    return starts
 
+
+def add_normals(
+    records: Records, train: int, span: Span, window: int, calib_share: float, folds: int, taken: list[int],
+    parts: dict[str, list[Records]], block: dict[str, str],
+) -> None:  # fmt: skip
+    """Appends the normal tiles of a recording that meet no window of the pool, whose first rows are `taken`."""
+    low, high = span
     odd = records.mask[train].any(axis=1)
     busy = np.zeros(len(odd), bool)
-    if pool == train:
-        for start in starts:
-            busy[start : start + window] = True
+    for start in taken:
+        busy[start : start + window] = True
     tiles = [
         start
         for start in range(low, high - window + 1, window)
@@ -127,12 +166,6 @@ def add_entity(
     for number, stretch in enumerate(np.array_split(np.arange(len(fit)), folds)):
         for name in parts["fit"][-1].meta["id"].iloc[stretch]:
             block[name] = f"{records.meta['id'][train]} stretch {number}"
-
-    parts["support"].append(support)
-    tiled = list(range(test_low, test_high - window + 1, window))
-    if tiled[-1] + window < test_high:
-        tiled.append(test_high - window)
-    parts["test"].append(windows(records, test, tiled, window))
 
 
 def segments_of(records: Records, row: int) -> list[list]:

@@ -42,7 +42,7 @@ def divide(records: Any, prepare: Prepare, quarantine: Sequence[dict] = ()) -> A
     from data.fingerprint import fingerprint
     from data.split import split
 
-    window = prepare.series.window if records.modality == "series" and prepare.series else None
+    series = prepare.series if records.modality == "series" else None
     near = near_of(prepare, records.modality)
     joined, copies, against = leaks.join(records, near)
     both = leaks.check("labels", against, detail="no content is a normal and an anomaly")
@@ -50,7 +50,8 @@ def divide(records: Any, prepare: Prepare, quarantine: Sequence[dict] = ()) -> A
     try:
         parts = split(
             joined, seeds=prepare.seeds, support=prepare.support, folds=prepare.folds,
-            test_share=prepare.test_share, calib_share=prepare.calib_share, window=window,
+            test_share=prepare.test_share, calib_share=prepare.calib_share, window=series.window if series else None,
+            whole=bool(series) and series.split == "recording", near=near,
         )  # fmt: skip
     except InputError as error:
         tied = copies["identical"] + copies.get("near", 0)
