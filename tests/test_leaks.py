@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_split import rows, series
 
 from data import leaks
+from data.check import check
 from data.errors import InputError, LeakError
 from data.fingerprint import digests, fingerprint, picture, read, turned, window, write
 from data.records import Records, make_meta, read_store, write_store
@@ -271,6 +272,24 @@ def test_a_stretch_of_training_in_the_test_is_refused(change):
     records = recordings()
     records.x[3][110:150] = change(records.x[0][40:80])  # of another machine, and on the windows' grid
     with pytest.raises(LeakError, match=r"m-train-00000.0 = n-test-0000"):
+        divide(records, prepare())
+
+
+def test_a_window_that_recurs_in_the_test_is_left_out_of_training_and_told():
+    """One of 40 windows for training; two are more than a twentieth and so refused, as a copied stretch would be."""
+    spans = [(20, 24, "a"), (50, 56, "b"), (80, 84, "a"), (150, 156, "a")]
+    records = series(*((name, side, steps, spans if side == "test" else [])
+                       for name in "mn" for side, steps in (("train", 200), ("test", 200))))  # fmt: skip
+    for i in range(len(records)):
+        records.x[i] = wave(len(records.x[i]), i)
+    records.x[3][110:120] = records.x[0][40:50]
+    parts = divide(records, prepare())
+    assert parts.plan["left_out"] == ["m-train-0000040"]
+    assert "m-train-0000040" not in {name for part in parts.parts().values() for name in part.meta["id"]}
+    assert set(parts.plan["folds"][0]) == {*parts.fit.meta["id"], *parts.plan["supports"][0]}
+    assert "1 records are left out, copies of what the test holds: m-train-0000040" in check(parts)
+    records.x[3][120:140] = 2 * records.x[0][60:80] + 1
+    with pytest.raises(LeakError, match="m-train-0000060 = n-test-0000320"):
         divide(records, prepare())
 
 

@@ -342,6 +342,48 @@ def test_one_recording_gives_its_first_half_and_a_labelled_train_part_all_of_it(
     )
 
 
+def test_whole_recordings_are_for_the_test_or_for_training():
+    """An incident late in each of six recordings: their halves leave none to learn from, whole ones half of them."""
+    parts = [(f"r{i}", "", 100, [(70, 76, "a" if i < 4 else "b")]) for i in range(6)] + [("calm", "", 100, [])]
+    with pytest.raises(InputError, match=r"first half of labelled recordings, got 0; .*series.split to recording"):
+        split(series(*parts), **WINDOWED)
+    s = split(series(*parts), **WINDOWED | {"test_share": 0.5}, whole=True)
+    tested, pool = set(s.test.meta["group"]), set(s.support.meta["group"])
+    assert not tested & (pool | set(s.fit.meta["group"]) | set(s.calib.meta["group"]))
+    assert pool | tested == {f"r{i}" for i in range(6)} and len(tested & {"r0", "r1", "r2", "r3"}) == 2
+    assert len(tested & {"r4", "r5"}) == 1  # of every kind half
+    assert len(s.test) == 10 * len(tested) and set(s.support.meta["start"]) == {68}  # round(73 - 5)
+    normal = sorted(s.fit.meta["start"][s.fit.meta["group"] == "calm"])
+    assert normal == [0, 10, 20, 30, 40, 50, 60]  # 80 and 90 are calib, 70 the embargo
+
+
+def test_the_train_part_of_a_tested_machine_is_for_training():
+    parts = [(f"m{i}", side, 100, [(70, 76, "a")] if side == "test" else [])
+             for i in range(4) for side in ("train", "test")]  # fmt: skip
+    s = split(series(*parts), **WINDOWED | {"test_share": 0.5}, whole=True)
+    tested, pool = set(s.test.meta["group"]), set(s.support.meta["group"])
+    assert len(tested) == len(pool) == 2 and not tested & pool
+    assert set(s.fit.meta["group"]) == {"m0", "m1", "m2", "m3"}
+    assert max(s.fit.meta["start"]) < 100 <= min(s.test.meta["start"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(recordings(), st.integers(2, 3))
+def test_no_recording_is_parted_where_whole_ones_are_asked_for(case: tuple[Records, int], folds: int):
+    records, window = case
+    try:
+        s = split(records, **WINDOWED | {"window": window, "folds": folds}, whole=True)
+    except InputError as error:
+        assert "must" in str(error) and "prepare.series.split" not in str(error)
+        return
+    of = {v: name for name, x in zip(records.meta["id"], records.x) for v in x[:, 0]}
+    seen = {name: {of[v] for v in values(part)} for name, part in s.parts().items()}
+    assert not seen["test"] & (seen["fit"] | seen["calib"] | seen["support"])
+    for name in seen["test"]:
+        whole = records.x[list(records.meta["id"]).index(name)]
+        assert {v for v in values(s.test) if of[v] == name} == set(whole[:, 0])
+
+
 def test_the_middle_does_not_part_a_segment():
     for segment, expected in (
         ((95, 120), 95),
