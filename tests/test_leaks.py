@@ -283,6 +283,8 @@ def test_a_window_that_recurs_in_the_test_is_left_out_of_training_and_told():
     for i in range(len(records)):
         records.x[i] = wave(len(records.x[i]), i)
     records.x[3][110:120] = records.x[0][40:50]
+    parts = divide(records, prepare(series={"window": 10, "near": 0}))  # contents alone
+    assert parts.plan["left_out"] == ["m-train-0000040"]
     parts = divide(records, prepare())
     assert parts.plan["left_out"] == ["m-train-0000040"]
     assert "m-train-0000040" not in {name for part in parts.parts().values() for name in part.meta["id"]}
