@@ -22,6 +22,7 @@ from pydantic import Field
 
 from data.errors import SettingsError, closest
 from pipelines.cell import Cell
+from pipelines.config import Settings
 from pipelines.explain import Model, read_yaml, validate
 from pipelines.overrides import applies, patched
 from pipelines.work import sha256
@@ -75,19 +76,24 @@ def plan(path: Path = FILE, root: Path = Path(".")) -> dict:
     for dataset in ablation.datasets or raw.get("datasets") or {}:
         base = patched(raw, dataset, {}, where=f"{path}: ", name=name)
         about = base["datasets"][dataset]
-        seen = [base]
+        seen = [resolved(base)]
         cells[f"{dataset}--base"] = entry(dataset, "base", about, {}, {})
         for axes, changes in combinations(ablation, about["modality"]):
             cell = "--".join(f"{slug(axis)}-{slug(label)}" for axis, label in axes.items())
             settings = patched(raw, dataset, changes, where=f"{path}: axes.{'+'.join(axes)}: ", name=name)
-            if settings in seen:
+            if (whole := resolved(settings)) in seen:
                 continue
-            seen.append(settings)
+            seen.append(whole)
             key = f"{dataset}--{cell}"
             if key in cells:
                 raise SettingsError(f"{path}: axes.{'+'.join(axes)}: two values make the name '{cell}'; rename one")
             cells[key] = entry(dataset, cell, about, axes, changes)
     return {"base": ablation.base, "graph": sha256(root / "dvc.yaml")[:16], "cells": cells}
+
+
+def resolved(settings: dict) -> dict:
+    """Settings with all that they leave to a default."""
+    return Settings.model_validate(settings).model_dump(by_alias=True)
 
 
 def entry(dataset: str, cell: str, about: dict, axes: dict, changes: dict) -> dict:

@@ -43,6 +43,12 @@ def test_one_axis_changes_at_a_time_and_what_the_base_has_is_the_base(tmp_path):
     assert {cell["data"] for cell in cells.values()} == {"data/demo.py"}
 
 
+def test_a_value_that_the_base_leaves_to_its_default_is_the_base(tmp_path):
+    cells = planned({"noise": {"path": "generate.*.kind_noise", "values": [0.0, 0.5]}}, folder=tmp_path)
+    assert "kind_noise" not in (ROOT / "params.yaml").read_text()
+    assert [cell["set"] for cell in cells.values()] == [{}, {"generate.row.kind_noise": 0.5}]
+
+
 def test_a_grid_adds_the_combinations_that_are_new(tmp_path):
     axes = {"rank": {"path": "adapt.*.rank", "values": [2, 8]}, "steps": {"path": "adapt.*.steps", "values": [80, 9]}}
     cells = planned(axes, folder=tmp_path, grid=[["rank", "steps"]])
