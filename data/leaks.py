@@ -166,7 +166,7 @@ def without_copies(parts: dict[str, Records], near: float) -> tuple[dict[str, Re
     marks = {name: fingerprint(part) for name, part in parts.items()}
     train, test = pd.concat([marks[name] for name in TRAIN], ignore_index=True), marks["test"]
     held = set(test["sha256"])
-    same = [sha in held for sha in train["sha256"]] & moving(train)
+    same = np.array([sha in held for sha in train["sha256"]], bool) & moving(train)
     alike, _ = alike_windows(train, test, near, MARGIN)
     left = sorted({*train["id"][same], *(name for name, *_ in alike)})
     if not left or len(left) > RECUR * len(train):

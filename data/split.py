@@ -47,8 +47,12 @@ def split(
     if records.modality == "series":
         from data.windows import cut
 
-        test = test_recordings(records, test_share, np.random.default_rng([seed, 0])) if whole else None
-        parts, block = cut(records, window=window, folds=folds, calib_share=calib_share, test=test)
+        test = calib = None
+        if whole and window:
+            rng = np.random.default_rng([seed, 0])
+            test = test_recordings(records, test_share, rng)
+            calib = calib_recordings(records, test, window, support, folds, calib_share, rng)
+        parts, block = cut(records, window=window, folds=folds, calib_share=calib_share, test=test, calib=calib)
         parts, copied = without_copies(parts, near)
     else:
         parts, block = by_group(
@@ -160,13 +164,39 @@ def test_recordings(records: Records, test_share: float, rng: np.random.Generato
     from data.windows import segments_of
 
     size: dict[str, Counter[str]] = {}
-    given = records.meta["given"] if "given" in records.meta else [""] * len(records)
-    both = set(records.meta["group"][[side == "train" for side in given]])
-    for i, (entity, side, kind) in enumerate(zip(records.meta["group"], given, records.meta["kind"])):
-        if entity not in both or side == "test":
-            odd = len(segments_of(records, i))
-            size.setdefault(kind if odd else "", Counter())[entity] = odd or len(records.x[i])
+    for entity, i in labelled_recordings(records).items():
+        odd = len(segments_of(records, i))
+        size.setdefault(records.meta["kind"].iloc[i] if odd else "", Counter())[entity] = odd or len(records.x[i])
     return set().union(*(take_share(size[kind], test_share * size[kind].total(), rng) for kind in sorted(size)))
+
+
+def calib_recordings(
+    records: Records, test: set[str], window: int, support: int, folds: int, calib_share: float,
+    rng: np.random.Generator,
+) -> set[str]:  # fmt: skip
+    """The entities of one recording whose normals are calib: about `calib_share` of their steps, those without
+    incidents first, since the anomalies of the others are in no part. None where there are too few to hold one out."""
+    from data.windows import segments_of
+
+    own = records.meta["group"].value_counts()
+    there = {name: i for name, i in labelled_recordings(records).items() if name not in test}
+    pooled = {name: sum(-(-(b - a) // window) for a, b, _ in segments_of(records, i)) for name, i in there.items()}
+    steps = {name: int((~records.mask[i].any(axis=1)).sum()) for name, i in there.items() if own[name] == 1}
+    names = [sorted(steps)[i] for i in rng.permutation(len(steps))]
+    calib, spare = set(), sum(pooled.values()) - support
+    for name in sorted(names, key=lambda name: pooled[name] > 0):
+        held = sum(steps[other] for other in calib)
+        if held < calib_share * sum(steps.values()) and pooled[name] <= spare and len(steps) - len(calib) > folds + 1:
+            calib.add(name)
+            spare -= pooled[name]
+    return calib
+
+
+def labelled_recordings(records: Records) -> dict[str, int]:
+    """{entity: position of its recording with incidents}: the one for the test, or its only one."""
+    given = records.meta["given"] if "given" in records.meta else [""] * len(records)
+    found = sorted(zip(records.meta["group"], given, range(len(records))), key=lambda row: row[1] == "test")
+    return {entity: i for entity, _, i in found}
 
 
 def calib_groups(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,8 @@ Span = tuple[int, int]  # first row, row after the last
 
 
 def cut(
-    records: Records, *, window: int | None, folds: int, calib_share: float, test: set[str] | None = None
+    records: Records, *, window: int | None, folds: int, calib_share: float, test: set[str] | None = None,
+    calib: set[str] | None = None,
 ) -> tuple[dict[str, Records], dict[str, str]]:
     """(parts, block by id) of raw recordings, each entity cut by itself.
 
@@ -24,6 +26,7 @@ def cut(
     fold may not part: a stretch of tiles, or windows that overlap.
 
     test: the entities whose labelled part is the test, that of the others being no part of it; None halves them all.
+    calib: entities of one recording whose normals are calib, so that the others of one recording have none.
     """
     if window is None or window < 2:
         raise InputError(
@@ -48,8 +51,9 @@ def cut(
         if test is None:
             spans = entity_spans(records, rows, window, entity)
         else:
-            spans = whole_spans(records, rows, entity in test)
-        add_entity(records, spans, window, calib_share, folds, parts, block)
+            spans = whole_spans(records, rows, entity in test, entity in calib if calib else None)
+        share = 0.0 if calib and len(rows) == 1 else calib_share
+        add_entity(records, spans, window, share, folds, parts, block)
     empty = records.take([])
     return {name: concat([empty, *found]) for name, found in parts.items()}, block
 
@@ -83,10 +87,12 @@ def entity_spans(
     return spans
 
 
-def whole_spans(records: Records, rows: dict[str, int], tested: bool) -> dict[str, tuple[int, Span]]:
-    """The same where no recording is parted: one without a train part of its own is for the test or for training."""
+def whole_spans(
+    records: Records, rows: dict[str, int], tested: bool, held: bool | None
+) -> dict[str, tuple[int, Span]]:
+    """The same where no recording is parted: one without a train part of its own is for test, calib or training."""
     labelled = rows.get("test", next(iter(rows.values())))
-    spans = {"test": labelled} if tested else {"train": labelled, "pool": labelled}
+    spans = {"test": labelled} if tested else {"calib": labelled} if held else {"train": labelled, "pool": labelled}
     if "train" in rows and "test" in rows:
         spans["train"] = rows["train"]
     return {side: (row, (0, len(records.x[row]))) for side, row in spans.items()}
@@ -117,6 +123,9 @@ def add_entity(
     if "train" in spans:
         train, span = spans["train"]
         add_normals(records, train, span, window, calib_share, folds, starts if pool == train else [], parts, block)
+    if "calib" in spans:
+        calib, span = spans["calib"]
+        parts["calib"].append(windows(records, calib, normal_tiles(records, calib, span, window), window))
     if "test" in spans:
         test, (low, high) = spans["test"]
         tiled = list(range(low, high - window + 1, window))
@@ -146,26 +155,26 @@ def add_normals(
     parts: dict[str, list[Records]], block: dict[str, str],
 ) -> None:  # fmt: skip
     """Appends the normal tiles of a recording that meet no window of the pool, whose first rows are `taken`."""
-    low, high = span
-    odd = records.mask[train].any(axis=1)
-    busy = np.zeros(len(odd), bool)
-    for start in taken:
-        busy[start : start + window] = True
-    tiles = [
-        start
-        for start in range(low, high - window + 1, window)
-        if not odd[start : start + window].any() and not busy[start : start + window].any()
-    ]
-    held = min(max(1, round(calib_share * len(tiles))), len(tiles) - 1) if len(tiles) > 1 else 0
-    first = tiles[len(tiles) - held] if held else high
+    tiles = normal_tiles(records, train, span, window, taken)
+    held = min(max(1, round(calib_share * len(tiles))), len(tiles) - 1) if calib_share and len(tiles) > 1 else 0
+    first = tiles[len(tiles) - held] if held else span[1]
     fit = tiles[: len(tiles) - held]
-    fit = [start for start in fit if start + 2 * window <= first] or fit  # an embargo where it leaves any
+    if held:
+        fit = [start for start in fit if start + 2 * window <= first] or fit  # an embargo where it leaves any
     found = {"fit": fit, "calib": tiles[len(tiles) - held :]}
     for part, chosen in found.items():
         parts[part].append(windows(records, train, chosen, window))
     for number, stretch in enumerate(np.array_split(np.arange(len(fit)), folds)):
         for name in parts["fit"][-1].meta["id"].iloc[stretch]:
             block[name] = f"{records.meta['id'][train]} stretch {number}"
+
+
+def normal_tiles(records: Records, row: int, span: Span, window: int, taken: Sequence[int] = ()) -> list[int]:
+    """First rows of the tiles of a span without a labelled step, that meet no window that begins at a row `taken`."""
+    busy = records.mask[row].any(axis=1)
+    for start in taken:
+        busy[start : start + window] = True
+    return [start for start in range(span[0], span[1] - window + 1, window) if not busy[start : start + window].any()]
 
 
 def segments_of(records: Records, row: int) -> list[list]:

@@ -353,8 +353,27 @@ def test_whole_recordings_are_for_the_test_or_for_training():
     assert pool | tested == {f"r{i}" for i in range(6)} and len(tested & {"r0", "r1", "r2", "r3"}) == 2
     assert len(tested & {"r4", "r5"}) == 1  # of every kind half
     assert len(s.test) == 10 * len(tested) and set(s.support.meta["start"]) == {68}  # round(73 - 5)
-    normal = sorted(s.fit.meta["start"][s.fit.meta["group"] == "calm"])
-    assert normal == [0, 10, 20, 30, 40, 50, 60]  # 80 and 90 are calib, 70 the embargo
+    assert set(s.calib.meta["group"]) == {"calm"} and s.calib.meta["start"].tolist() == list(range(0, 100, 10))
+    assert s.fit.meta["start"].tolist() == [0, 10, 20, 30, 40, 50, 80, 90] * len(pool)  # all but the incident's
+
+
+def test_too_few_recordings_to_hold_one_out_keep_their_last_tiles_for_calib():
+    s = split(series(*((f"r{i}", "", 100, [(70, 76, "a")]) for i in range(4))), **WINDOWED, whole=True)
+    assert set(s.calib.meta["group"]) == set(s.fit.meta["group"]) == set(s.support.meta["group"])
+    for _, part in s.fit.meta.groupby("group"):
+        assert part["start"].tolist() == [0, 10, 20, 30, 40, 50]  # 60 meets the incident
+
+
+@pytest.mark.parametrize("quiet", [0, 1, 3])
+def test_calib_is_of_recordings_of_its_own_and_spares_incidents(quiet: int):
+    calm = [(f"q{i}", "", 100, []) for i in range(quiet)]
+    s = split(series(*((f"r{i}", "", 100, [(70, 76, "a")]) for i in range(10)), *calm), **WINDOWED, whole=True)
+    groups = {name: set(part.meta["group"]) for name, part in s.parts().items()}
+    assert not groups["calib"] & (groups["fit"] | groups["support"] | groups["test"]) and groups["calib"]
+    assert len(s.calib) >= 0.25 * (len(s.fit) + len(s.calib)) - 10
+    if quiet == 3:
+        assert groups["calib"] <= {"q0", "q1", "q2"}
+    assert len(groups["support"]) + len(groups["test"] - {"q0", "q1", "q2"}) >= 10 - len(groups["calib"])
 
 
 def test_the_train_part_of_a_tested_machine_is_for_training():
