@@ -54,7 +54,7 @@ class PrepareImage(Model):
 class PrepareSeries(Model):
     window: Annotated[int, Field(ge=8, le=4096)]  # time steps of a record
     near: Unit = 0.002  # windows closer than this are copies: a few are left out of training, many refused
-    split: Literal["time", "recording"] = "time"  # the second half of each recording is the test, or whole recordings
+    split: Literal["time", "recording"] = "time"  # the second half of each recording is the test; or whole ones
 
 
 class PrepareRow(Model):
