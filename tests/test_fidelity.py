@@ -273,7 +273,7 @@ def test_the_stage_averages_over_supports_and_reads_no_test(tmp_path, jobs):
     fit, real = make("row", 16, 10, seed=0)
     made = [make("row", 2, 12, seed=s)[1] for s in (1, 2)]
     run = SimpleNamespace(paths=Paths("x", tmp_path), dataset="x", seeds=range(2), params=SimpleNamespace(device="cpu"),
-                          settings=SimpleNamespace(most=50), jobs=jobs)  # fmt: skip
+                          settings=SimpleNamespace(most=50), jobs=jobs, threads=2)  # fmt: skip
     write_store(run.paths.records / "fit", fit)
     write_store(run.paths.records / "support", real)
     for seed, records in enumerate(made):  # the second round was never run
