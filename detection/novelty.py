@@ -39,7 +39,7 @@ def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
         return np.asarray(codec.encode(records)[0], dtype=np.float32)
     if records.modality == "series":
         x, mask = codec.encode(records)
-        return (x * mask).reshape(len(x), -1).astype(np.float32)
+        return (x * mask).reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float32)
     from data.records.image import crop, grey, resize, to_float
 
     out = np.zeros((len(records), size * size), np.float32)

@@ -39,6 +39,13 @@ def test_a_real_anomaly_passes_every_gate_and_is_a_copy(modality):
         assert (found["contrast_low"] >= 1 - 1e-9).all() and (found["contrast_high"] <= 1 + 1e-9).all()
 
 
+@pytest.mark.parametrize("modality", tiny.MODALITIES)
+def test_a_round_that_was_stopped_has_nothing_to_measure(modality):
+    _, support, gates = world(modality)
+    made = as_made(support, list(support.meta["id"]))
+    assert len(gates.measure(made.take([]))) == 0 and set(gates.measure(made.take([]))) == set(gates.measure(made))
+
+
 @pytest.mark.parametrize("modality", ["image", "series"])
 def test_a_change_outside_the_mask_is_counted(modality):
     _, support, gates = world(modality)
