@@ -51,7 +51,7 @@ def cut(
         if test is None:
             spans = entity_spans(records, rows, window, entity)
         else:
-            spans = whole_spans(records, rows, entity in test, entity in calib if calib else None)
+            spans = whole_spans(records, rows, entity in test, entity in (calib or ()))
         share = 0.0 if calib and len(rows) == 1 else calib_share
         add_entity(records, spans, window, share, folds, parts, block)
     empty = records.take([])
@@ -87,9 +87,7 @@ def entity_spans(
     return spans
 
 
-def whole_spans(
-    records: Records, rows: dict[str, int], tested: bool, held: bool | None
-) -> dict[str, tuple[int, Span]]:
+def whole_spans(records: Records, rows: dict[str, int], tested: bool, held: bool) -> dict[str, tuple[int, Span]]:
     """The same where no recording is parted: one without a train part of its own is for test, calib or training."""
     labelled = rows.get("test", next(iter(rows.values())))
     spans = {"test": labelled} if tested else {"calib": labelled} if held else {"train": labelled, "pool": labelled}
