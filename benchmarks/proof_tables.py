@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipelines.markdown import signed, table
+
 HEAD = 10  # the K that a set's own name stands for
 MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % intervals; gains are paired by support."
 GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
@@ -112,7 +114,7 @@ def arms_table(heads: dict, about: dict) -> str:
         metric = about[name]["metric"]
         gains = [signed(paired(entry, "filtered", over, metric)) for over in ("generated", "dropped")]
         rows.append([name, metric, *(mean(entry.get(arm, {}).get(metric)) for arm in names), *gains])
-    return markdown(["set", "metric", *names, "filtered - generated", "filtered - dropped"], rows)
+    return table(["set", "metric", *names, "filtered - generated", "filtered - dropped"], rows)
 
 
 def gate_table(found: dict) -> str:
@@ -124,7 +126,7 @@ def gate_table(found: dict) -> str:
         said = [yes(gate["accepted"]), signed(gate["gain"]), yes(gate["truly_helpful"]), yes(harmed(gate))]
         rows.append([name, *choices, *said, f"{sum(seed['accepted'] for seed in seeds)}/{len(seeds)}"])
     head = ["set", "chosen", "reference", "accepted", "gain on test", "truly helpful", "harmed", "supports accepted"]
-    return markdown(head, rows)
+    return table(head, rows)
 
 
 def confidence_table(found: dict) -> str:
@@ -139,7 +141,7 @@ def confidence_table(found: dict) -> str:
         won = [sum(gain for holds, gain in side if holds > confidence) / len(side) for side in (sets, supports)]
         rows.append([f"{confidence:.0%}", *said, *(f"{value:+.4f}" for value in won)])
     head = ["sets, helped", "sets, others", "supports, helped", "supports, others", "won, sets", "won, supports"]
-    return markdown(["confidence", *head], rows)
+    return table(["confidence", *head], rows)
 
 
 def share(pairs: list[tuple[float, float]], confidence: float, good: bool) -> str:
@@ -157,7 +159,7 @@ def labels_table(found: dict, about: dict) -> str:
         metric = next(a["metric"] for a in about.values() if a["set"] == name)
         for arm in dict.fromkeys(arm for entry in own.values() for arm in entry if arm != "gate"):
             rows.append([name, arm, *(interval(own[k].get(arm, {}).get(metric)) for k in budgets)])
-    return markdown(["set", "arm", *(f"K = {k}" for k in budgets)], rows)
+    return table(["set", "arm", *(f"K = {k}" for k in budgets)], rows)
 
 
 def funnel_table(found: dict, about: dict) -> str:
@@ -168,7 +170,7 @@ def funnel_table(found: dict, about: dict) -> str:
     for name, own in counts.items():
         fell = [own.get("reasons", {}).get(reason, 0) for reason in reasons]
         rows.append([name, own.get("generated", "–"), *fell, own.get("kept", "–")])
-    return markdown(["set", "generated", *reasons, "kept"], rows)
+    return table(["set", "generated", *reasons, "kept"], rows)
 
 
 def criteria_table(criteria: dict, heads: dict, about: dict) -> str:
@@ -180,7 +182,7 @@ def criteria_table(criteria: dict, heads: dict, about: dict) -> str:
         for criterion, arms in (usual | own).items():
             gain = paired({arm: {metric: value} for arm, value in arms.items()}, "filtered", "dropped", metric)
             rows.append([name, criterion, mean(arms["filtered"]), mean(arms["dropped"]), signed(gain)])
-    return markdown(["set", "criterion", "filtered", "dropped", "filtered - dropped"], rows)
+    return table(["set", "criterion", "filtered", "dropped", "filtered - dropped"], rows)
 
 
 def rounds_table(about: dict) -> str:
@@ -192,7 +194,7 @@ def rounds_table(about: dict) -> str:
             series = {key: " → ".join(figure(r[key]) for r in rounds if r[key] is not None)
                       for key in ("kept", "moved", "shapes", "spread")}  # fmt: skip
             rows.append([name, *series.values(), rounds[-1]["stopped"]])
-    return markdown(["set", "kept share", "moved", "shapes", "spread", "stopped"], rows)
+    return table(["set", "kept share", "moved", "shapes", "spread", "stopped"], rows)
 
 
 def fidelity_table(found: dict, about: dict) -> str:
@@ -211,7 +213,7 @@ def fidelity_table(found: dict, about: dict) -> str:
     measures = sorted({measure for measure, _ in points}, key=lambda m: (m.startswith("crop_"), m))
     each = {measure: [correlation(points.get((measure, pair), [])) for pair in GAINS] for measure in measures}
     rows = [[measure, max(c["n"] for c in own), *map(correlated, own)] for measure, own in each.items()]
-    return markdown(["measure", "n", *(" over ".join(pair) for pair in GAINS)], rows)
+    return table(["measure", "n", *(" over ".join(pair) for pair in GAINS)], rows)
 
 
 def correlated(value: dict) -> str:
@@ -234,12 +236,7 @@ def times_table(about: dict) -> str:
     for name, times in own.items():
         spent = [f"{times[stage]:.0f}" if stage in times else "–" for stage in stages]
         rows.append([name, *spent, f"{about[name]['seconds']:.0f}"])
-    return markdown(["set", *(f"{stage}, s" for stage in stages), "all, s"], rows)
-
-
-def markdown(head: list, rows: list[list]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return table(["set", *(f"{stage}, s" for stage in stages), "all, s"], rows)
 
 
 def mean(value: dict | None) -> str:
@@ -250,13 +247,6 @@ def interval(value: dict | None) -> str:
     if not value or value.get("low") is None:
         return mean(value)
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-
-
-def signed(value: dict | None) -> str:
-    if not value or value.get("mean") is None:
-        return "–"
-    bounds = f" ({value['low']:+.3f} to {value['high']:+.3f})" if value.get("low") is not None else ""
-    return f"{value['mean']:+.3f}{bounds}"
 
 
 def candidate(value: dict | None) -> str:

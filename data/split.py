@@ -174,19 +174,20 @@ def calib_recordings(
     records: Records, test: set[str], window: int, support: int, folds: int, calib_share: float,
     rng: np.random.Generator,
 ) -> set[str]:  # fmt: skip
-    """The entities of one recording whose normals are calib: about `calib_share` of their steps, those without
+    """The entities of one recording whose normals are calib: about `calib_share` of their normal windows, those without
     incidents first, since the anomalies of the others are in no part. None where there are too few to hold one out."""
-    from data.windows import segments_of
+    from data.windows import normal_tiles, segments_of
 
     own = records.meta["group"].value_counts()
     there = {name: i for name, i in labelled_recordings(records).items() if name not in test}
     pooled = {name: sum(-(-(b - a) // window) for a, b, _ in segments_of(records, i)) for name, i in there.items()}
-    steps = {name: int((~records.mask[i].any(axis=1)).sum()) for name, i in there.items() if own[name] == 1}
-    names = [sorted(steps)[i] for i in rng.permutation(len(steps))]
+    tiles = {name: len(normal_tiles(records, i, (0, len(records.x[i])), window))
+             for name, i in there.items() if own[name] == 1}  # fmt: skip
+    names = [sorted(tiles)[i] for i in rng.permutation(len(tiles))]
     calib, spare = set(), sum(pooled.values()) - support
     for name in sorted(names, key=lambda name: pooled[name] > 0):
-        held = sum(steps[other] for other in calib)
-        if held < calib_share * sum(steps.values()) and pooled[name] <= spare and len(steps) - len(calib) > folds + 1:
+        wanted = tiles[name] and sum(tiles[other] for other in calib) < calib_share * sum(tiles.values())
+        if wanted and pooled[name] <= spare and len(tiles) - len(calib) > folds + 1:
             calib.add(name)
             spare -= pooled[name]
     return calib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines import tables
+from pipelines.markdown import signed, table
 
 ABOUT = """Means over supports of the head metric. A cell changes what its name says, and nothing else; its change from
 the base is paired by support, and no interval is corrected for how many cells there are. *Seconds* are of the stages
@@ -18,32 +19,18 @@ def page(found: dict) -> str:
             continue
         arms = list(dict.fromkeys(arm for row in own for arm in row["metrics"]))
         head = ["cell", *arms, *(f"{arm} - base's (95 %)" for arm in tables.CHANGES), "seconds"]
-        parts.append(f"## {tables.inert(name)}\n\n{grid(head, [line(row, arms) for row in own])}")
+        parts.append(f"## {tables.inert(name)}\n\n{table(head, [line(row, arms) for row in own])}")
     gains = list(dict.fromkeys(c["gain"] for c in found["correlations"]))
     known = {(c["fidelity"], c["gain"]): c for c in found["correlations"] if c["rho"] is not None}
     measures = list(dict.fromkeys(measure for measure, _ in known))
     if measures:
-        lines = [[m, *(bounds(known.get((m, gain)), "rho") for gain in gains)] for m in measures]
-        parts.append(f"## Fidelity and gain\n\n{grid(['measure', *gains], lines)}")
+        lines = [[m, *(signed(known.get((m, gain)), "rho") for gain in gains)] for m in measures]
+        parts.append(f"## Fidelity and gain\n\n{table(['measure', *gains], lines)}")
     return "# Ablation\n\n" + ABOUT + "\n\n" + "\n\n".join(parts) + "\n"
 
 
 def line(row: dict, arms: list[str]) -> list[str]:
     cell = row["cell"] if row["status"] == "done" else f"{row['cell']} ({row['status']})"
     means = (f"{row['metrics'][arm]:.3f}" if arm in row["metrics"] else "–" for arm in arms)
-    gains = (bounds(row["change"].get(arm)) for arm in tables.CHANGES)
+    gains = (signed(row["change"].get(arm)) for arm in tables.CHANGES)
     return [tables.inert(cell), *means, *gains, f"{row['seconds']:.0f}"]
-
-
-def bounds(found: dict | None, middle: str = "mean") -> str:
-    """'+0.012 (-0.003 to +0.027)', or a dash where nothing is known."""
-    if not found or found[middle] is None:
-        return "–"
-    low, high = found["low"], found["high"]
-    return f"{found[middle]:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if low is not None else "")
-
-
-def grid(head: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table; what would end a cell is kept out of it."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(str(value).replace("|", "/") for value in row) + " |" for row in rows)

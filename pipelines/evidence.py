@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines import figures
-from pipelines.ablation_page import bounds
+from pipelines import figures, markdown
 from pipelines.findings import LISTED, entry, finite, flat, read_json
 
 PAIRS = 10  # of an audit check shown
@@ -114,7 +113,7 @@ def ablation(root: Path) -> dict | None:
     for own in cells:
         gains = own.get("change") if isinstance(own.get("change"), dict) else {}
         gains = {arm: entry(found) for arm, found in gains.items() if isinstance(found, dict)}
-        own["change"] = {f"{arm} over base": bounds(gain) for arm, gain in gains.items()}
+        own["change"] = {f"{arm} over base": markdown.signed(gain) for arm, gain in gains.items()}
     columns = {part: list(dict.fromkeys(str(key) for own in cells for key, _ in flat(own.get(part) or {})))
                for part in ("axes", "metrics", "change", "fidelity")}  # fmt: skip
     rows = []

@@ -236,7 +236,7 @@ def test_a_cell_is_compared_with_the_base_support_by_support():
         {"mean": 0.02, "low": 0.02 - half, "high": 0.02 + half}, abs=1e-6)  # fmt: skip
     assert [row["change"] for row in told["rows"][1:]] == [{}, {}, {}]
     lines = tables.files(told, results)["ablation.md"].splitlines()
-    assert "| rank/2 | 0.653 | – | +0.020 (-0.005 to +0.045) | – | 2 |" in lines
+    assert "| rank\\|2 | 0.653 | – | +0.020 (-0.005 to +0.045) | – | 2 |" in lines
     assert "| base | 0.633 | 0.000 | – | – | 2 |" in lines
     assert any(line.startswith("| few (FAILED) |") for line in lines)
 
