@@ -183,10 +183,11 @@ def calib_recordings(
     pooled = {name: sum(-(-(b - a) // window) for a, b, _ in segments_of(records, i)) for name, i in there.items()}
     tiles = {name: len(normal_tiles(records, i, (0, len(records.x[i])), window))
              for name, i in there.items() if own[name] == 1}  # fmt: skip
+    tiles = {name: count for name, count in tiles.items() if count}
     names = [sorted(tiles)[i] for i in rng.permutation(len(tiles))]
     calib, spare = set(), sum(pooled.values()) - support
     for name in sorted(names, key=lambda name: pooled[name] > 0):
-        wanted = tiles[name] and sum(tiles[other] for other in calib) < calib_share * sum(tiles.values())
+        wanted = sum(tiles[other] for other in calib) < calib_share * sum(tiles.values())
         if wanted and pooled[name] <= spare and len(tiles) - len(calib) > folds + 1:
             calib.add(name)
             spare -= pooled[name]

@@ -357,11 +357,14 @@ def test_whole_recordings_are_for_the_test_or_for_training():
     assert s.fit.meta["start"].tolist() == [0, 10, 20, 30, 40, 50, 80, 90] * len(pool)  # all but the incident's
 
 
-def test_too_few_recordings_to_hold_one_out_keep_their_last_tiles_for_calib():
-    s = split(series(*((f"r{i}", "", 100, [(70, 76, "a")]) for i in range(4))), **WINDOWED, whole=True)
+@pytest.mark.parametrize("count, support", [(4, 2), (8, 9)])
+def test_too_few_recordings_to_hold_one_out_keep_their_last_tiles_for_calib(count: int, support: int):
+    """Two of four are for training; five of eight, with ten windows on incidents, of which a support takes nine."""
+    parts = [(f"r{i}", "", 100, [(60, 76, "a")]) for i in range(count)]
+    s = split(series(*parts), **WINDOWED | {"support": support}, whole=True)
     assert set(s.calib.meta["group"]) == set(s.fit.meta["group"]) == set(s.support.meta["group"])
     for _, part in s.fit.meta.groupby("group"):
-        assert part["start"].tolist() == [0, 10, 20, 30, 40, 50]  # 60 meets the incident
+        assert part["start"].tolist() == [0, 10, 20, 30, 40]  # 50 to 80 meet the incident's windows
 
 
 @pytest.mark.parametrize("quiet", [0, 1, 3])
@@ -374,6 +377,14 @@ def test_calib_is_of_recordings_of_its_own_and_spares_incidents(quiet: int):
     if quiet == 3:
         assert groups["calib"] <= {"q0", "q1", "q2"}
     assert len(groups["support"]) + len(groups["test"] - {"q0", "q1", "q2"}) >= 10 - len(groups["calib"])
+
+
+def test_a_recording_without_a_normal_window_is_not_held_out_for_calib():
+    busy = [(5, 95, "a")]
+    parts = [(f"b{i}", "", 100, busy) for i in range(5)] + [(f"r{i}", "", 100, [(70, 76, "a")]) for i in range(5)]
+    for seed in range(12):
+        s = split(series(*parts), **WINDOWED, whole=True, seed=seed)
+        assert len(s.calib) and all(name.startswith("r") for name in s.calib.meta["group"])
 
 
 def test_the_train_part_of_a_tested_machine_is_for_training():
