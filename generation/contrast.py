@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from data.records import Records
+from generation.masks import own_channels
 
 
 def contrast(records: Records, codec) -> np.ndarray:
     """(N,) how far an anomaly stands out: images, mean |pixel - median of its ring| in the mask, of the full range;
-    series, mean |value - median of the rest of its window| in the mask, in codec units; rows, NaN."""
+    series, mean |value - median of the rest of its window| in the mask, in codec units, of the channels it shows in
+    (a generation marks those that it changed, a real label as often as not all); rows, NaN."""
     out = np.full(len(records), np.nan)
     if records.modality == "row":
         return out
@@ -17,7 +19,10 @@ def contrast(records: Records, codec) -> np.ndarray:
         x, mask = codec.encode(records)
         for i, (v, m) in enumerate(zip(x, np.broadcast_to(mask, x.shape))):
             rest = np.array([np.median(c[~h]) if (~h).any() else 0.0 for c, h in zip(v, m)])
-            out[i] = np.abs(v - rest[:, None])[m].mean() if m.any() else 0.0
+            size = np.abs(v - rest[:, None])
+            peak, usual = np.where(m, size, -1.0).max(1), np.where(m, 0.0, size).max(1)
+            shown = m & own_channels(peak, usual)[:, None]
+            out[i] = size[shown].mean() if shown.any() else 0.0
         return out
     from scipy.ndimage import binary_dilation
 

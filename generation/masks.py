@@ -21,6 +21,8 @@ FIT = 0.95  # most of the host's height or width that a mask may span, unless it
 TRIES = 12
 PARTS = 4  # most components of a mask that are placed one by one
 SAMPLE = 512  # normals that say which cells of a row deviate
+# spreads, and ratio to the largest among its window's normal steps, from which a marked channel counts as anomalous
+DEVIATES, CLEARLY = 3.0, 1.2
 
 INNER = 0.25  # half side of the middle square, a quarter of the area
 PLACE_TRIES = 6
@@ -279,6 +281,16 @@ def pick_span(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]:
         raise ValueError("a parent's mask must not be empty")
     lengths = np.array([b - a for a, b in found], float)
     return found[int(rng.choice(len(found), p=lengths / lengths.sum()))]
+
+
+def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """(C,) which channels an anomaly shows in, where a label may mark them all.
+
+    peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. Where none
+    deviates it is the one that does most.
+    """
+    own = peak > np.maximum(DEVIATES, CLEARLY * usual)
+    return own if own.any() else peak >= peak.max()
 
 
 def series_mask(

@@ -9,11 +9,13 @@ import tiny
 import torch
 
 from data.errors import InputError
-from data.records import Records, concat
+from data.records import Records, concat, make_meta
+from data.records.series import SeriesCodec
 from generation import lora
 from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
+from generation.masks import own_channels
 from generation.model import Adapter, Base
 from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, pick, plan
 from generation.training import fit_adapter, fit_base, match_scales
@@ -201,6 +203,23 @@ def test_contrast_measures_how_far_the_anomaly_stands_out(modality):
         assert got == pytest.approx(np.full(6, 120 / 255), abs=0.03)
     else:
         assert np.median(got) == pytest.approx(3 / codec.scale[0], rel=0.35)
+
+
+def test_contrast_is_that_of_the_channels_an_anomaly_shows_in():
+    """A shift of 6 spreads in one channel of eight stands out by 6, whether the label names it or marks them all."""
+    values = np.random.default_rng(0).uniform(-2, 2, size=(40, 64, 8))
+    fit = Records("series", make_meta(40), list(values), [np.zeros((64, 8), bool)] * 40, {"channels": list("abcdefgh")})
+    codec = SeriesCodec.fit(fit)
+    odd, steps = values[0].copy(), np.zeros(64, bool)
+    steps[20:40] = True
+    odd[steps, 2] = np.median(odd[~steps, 2]) + 6 * codec.scale[2]
+    named, every, none = np.zeros((64, 8), bool), np.repeat(steps[:, None], 8, axis=1), np.zeros((64, 8), bool)
+    named[steps, 2] = True
+    assert own_channels(np.array([1.0, 4.0, 9.0]), np.array([0.0, 0.0, 8.0])).tolist() == [False, True, False]
+    assert own_channels(np.array([1.0, 2.0, 1.5]), np.zeros(3)).tolist() == [False, True, False]
+    for mask, expected in ((named, 6), (every, 6), (none, 0)):
+        one = Records("series", make_meta(1), [odd], [mask], fit.schema)
+        assert contrast(one, codec) == pytest.approx([expected])
 
 
 def test_matched_scale_is_the_tried_one_nearest_to_the_support(monkeypatch):

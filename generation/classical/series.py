@@ -12,16 +12,13 @@ import numpy as np
 
 from data.records import Records
 from generation.classical.provenance import check_sets, provenance
-from generation.masks import pick_span
+from generation.masks import own_channels, pick_span
 
 SCALE = (0.5, 1.5)  # deviation over the exemplar's; beats .2-1 in the pilots
 STRETCH = (0.8, 1.25)  # duration over the exemplar's
 TAPER = (0.05, 0.10)  # share of the span that fades in, and out
 RATIO = (0.2, 5.0)  # least and most that a deviation is scaled between recordings
 CONTEXT = 8  # least normal steps around a span for a level of its own
-# robust z, and ratio to the largest among its window's normal steps, from which a channel of a fully marked exemplar
-# counts as its own
-DEVIATES, CLEARLY = 3.0, 1.2
 LEAST = 2.0  # robust z: a textbook change smaller than this is no anomaly, another one is tried
 MARGIN = 0.5  # how far values may leave the range seen, over its width
 
@@ -107,8 +104,7 @@ class Exemplar:
         if mask.all(1)[start:end].all() and mask.shape[1] > 1:
             peak = np.abs(dev).max(0)
             usual = np.abs((x[~mask.any(1)] - level) / scale).max(0, initial=0.0)
-            own = peak > np.maximum(DEVIATES, CLEARLY * usual)
-            marked &= own if own.any() else peak >= peak.max()
+            marked &= own_channels(peak, usual)
         return cls(dev, marked, scale)
 
     def stretched(self, length: int) -> tuple[np.ndarray, np.ndarray]:
