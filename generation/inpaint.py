@@ -212,7 +212,7 @@ def series_chunk(
         adapter, plan, x, x * (1 - hole), hole, np.array(strengths), edit=edit,
         steps=steps, sampler=sampler, sigma_max=sigma_max, scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
-    return paste_series(codec, chosen, hosts, support, plan, np.stack(holes), x, made, control, strengths)
+    return paste_series(codec, seen, chosen, hosts, support, plan, np.stack(holes), x, made, control, strengths)
 
 
 # rows

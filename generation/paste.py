@@ -81,18 +81,19 @@ def tidy(mask: np.ndarray) -> np.ndarray:
     return closed & (sizes >= 4)[parts]
 
 
-def paste_series(codec, chosen, hosts, support, plan, masks, x, made, control, strengths) -> Records:
-    """Windows of denoised values (N, C, T): blended with a taper, labelled where they differ from host or control."""
+def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, control, strengths) -> Records:
+    """Windows of denoised values (N, C, T): blended with a taper, tidied as `seen` says of the channels, labelled where
+    what is left of them differs from both host and control."""
     fade = np.stack([taper(m) for m in masks]).transpose(0, 2, 1)
-    made, control = x + fade * (made - x), x + fade * (control - x)
-    change = np.abs(made - control)
     hole = masks.transpose(0, 2, 1)
+    faces = [(x + fade * (face - x)).astype(x.dtype) for face in (made, control)]
+    values, twins = (tidied(codec.decode(face, chosen, hole), chosen, seen) for face in faces)
+    written = np.stack(values) != np.stack(chosen.x)
+    change = np.abs(np.stack(values) - np.stack(twins)).transpose(0, 2, 1) / codec.scale[:, None]
     strong = np.array([np.quantile(c[h], 0.9) if h.any() else 0.0 for c, h in zip(change, hole)])
-    moved = (change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]) & hole
-    label = np.stack([bridge(m.T) for m in moved]) & masks  # (N, T, C)
-    keep = label.transpose(0, 2, 1)
-    values = codec.decode(np.where(keep, made, x), chosen, keep)
-    twins = codec.decode(np.where(keep, control, x), chosen, keep)
+    moved = (change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]).transpose(0, 2, 1) & written
+    label = np.stack([bridge(m) for m in moved]) & masks  # (N, T, C)
+    values, twins = ([np.where(m, v, host) for m, v, host in zip(label, face, chosen.x)] for face in (values, twins))
     overlap = [(a & b).sum() / max(1, (a | b).sum()) for a, b in zip(label, masks)]
     meta = generated_meta(
         plan,
@@ -105,6 +106,15 @@ def paste_series(codec, chosen, hosts, support, plan, masks, x, made, control, s
         place=[series_place(m) for m in masks],
     )
     return Records("series", meta, values, list(label), hosts.schema, chosen.time, twins)
+
+
+def tidied(values: list[np.ndarray], hosts: Records, seen) -> list[np.ndarray]:
+    """Windows (T, C) with every value that is not the host's own made one that its channel can take."""
+    out = []
+    for value, host in zip(values, hosts.x):
+        neat = np.stack([seen.tidy(column, c) for c, column in enumerate(value.T)], axis=1)
+        out.append(np.where(value != host, neat, host))
+    return out
 
 
 def taper(mask: np.ndarray) -> np.ndarray:

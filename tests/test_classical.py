@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from data.errors import InputError
 from data.records import Records, concat, make_meta
 from generation.classical import CLASSICAL, classical
 from generation.classical.image import background
-from generation.classical.series import TAXONOMY, fade
+from generation.classical.series import TAXONOMY, Channels, fade
 
 NAMES = [(modality, name) for modality, made in CLASSICAL.items() for name in made]
 
@@ -51,6 +53,22 @@ def windows(n: int, *, label=0, length=100, channels=3, seed=0, jump=6.0) -> Rec
     meta = make_meta(n, id=[f"{label}-{i}" for i in range(n)], label=label, kind="shift" if label else "normal",
                      start=[100 * i for i in range(n)])  # fmt: skip
     return Records("series", meta, x, mask, {"channels": list("abc")[:channels]}, [np.arange(length)] * n)
+
+
+def test_a_channel_of_few_values_takes_no_others():
+    """A flag, a state and a coarse converter keep to what was seen; a fine channel within half a width more."""
+    rng = np.random.default_rng(0)
+    hosts = windows(8)
+    for x in hosts.x:
+        x[:, 0], x[:, 1] = rng.integers(0, 2, 100), rng.choice([0.3, 0.7, 2.2], 100)
+    seen = Channels.of(hosts, hosts.take([0]))
+    assert seen.steps[0].tolist() == [0, 1] and seen.steps[1].tolist() == [0.3, 0.7, 2.2] and seen.steps[2] is None
+    assert seen.tidy(np.array([-9, 0.4, 0.6, 9]), 0).tolist() == [0, 0, 1, 1]
+    assert seen.tidy(np.array([0.4, 0.6, 1.4, 1.5]), 1).tolist() == [0.3, 0.7, 0.7, 2.2]
+    width = max(x[:, 2].max() for x in hosts.x) - min(x[:, 2].min() for x in hosts.x)
+    assert np.ptp(seen.tidy(np.array([-1e9, 1e9]), 2)) == pytest.approx(2 * width)
+    short = replace(hosts.take([0]), x=[hosts.x[0][:30]])
+    assert Channels.of(short, short.take([])).steps[1] is None, "30 values say too little of three"
 
 
 def table(n: int, *, label=0, seed=0) -> Records:

@@ -12,11 +12,13 @@ from data.errors import InputError
 from data.records import Records, concat, make_meta
 from data.records.series import SeriesCodec
 from generation import lora
+from generation.classical.series import Channels
 from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
 from generation.masks import own_channels
 from generation.model import Adapter, Base
+from generation.paste import paste_series
 from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, pick, plan
 from generation.training import fit_adapter, fit_base, match_scales
 
@@ -220,6 +222,35 @@ def test_contrast_is_that_of_the_channels_an_anomaly_shows_in():
     for mask, expected in ((named, 6), (every, 6), (none, 0)):
         one = Records("series", make_meta(1), [odd], [mask], fit.schema)
         assert contrast(one, codec) == pytest.approx([expected])
+
+
+def test_a_window_is_labelled_where_what_its_channels_can_take_differs():
+    """A flag moved by less than half stays, and so does a channel that never moved: neither is an anomaly there."""
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(0, 2, (40, 64)), np.full((40, 64), 3), rng.uniform(1, 9, (40, 64))]
+    x = np.stack(columns, axis=2).astype(float)
+    names = {"channels": ["flag", "still", "load"]}
+    normal = Records("series", make_meta(40), list(x), [np.zeros((64, 3), bool)] * 40, names)
+    support = normal.take([0])
+    codec, seen = SeriesCodec.fit(normal), Channels.of(normal, support)
+    rows = plan(normal, support, tiny.folds(normal, support), count=2, seed=0, round_=1)
+    hosts = normal.take(rows["host"].to_numpy())
+    clean = codec.encode(hosts)[0].astype(np.float32)
+    move, steps = clean.copy(), slice(16, 48)
+    move[0, 0, steps] += 0.3 / codec.scale[0]  # too little for a flag
+    move[1, 0, steps] += (0.8 - 1.6 * hosts.x[1][steps, 0]) / codec.scale[0]  # over to its other value
+    move[0, 1, steps] += 40  # of a channel that never moved
+    move[0, 2, steps] -= 1000  # below what was never negative
+    hole = np.zeros((2, 64, 3), bool)
+    hole[:, steps] = True
+    made = paste_series(codec, seen, hosts, normal, support, rows, hole, clean, move, clean, [1.0, 1.0])
+    assert made.mask[0].sum(0).tolist() == [0, 0, 32]
+    assert made.mask[1].sum(0).tolist() == [30, 0, 0], "it fades in over a step at either end"
+    assert (made.x[1][17:47, 0] == 1 - hosts.x[1][17:47, 0]).all()
+    assert (made.x[0][steps, 2] == 0).sum() >= 28, "all but the taper"
+    for got, twin, host, mask in zip(made.x, made.control, hosts.x, made.mask):
+        assert (got[~mask] == host[~mask]).all() and (twin == host).all()
+    assert list(made.meta["area"]) == pytest.approx([32 / 192, 30 / 192])
 
 
 def test_matched_scale_is_the_tried_one_nearest_to_the_support(monkeypatch):

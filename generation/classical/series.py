@@ -21,6 +21,7 @@ RATIO = (0.2, 5.0)  # least and most that a deviation is scaled between recordin
 CONTEXT = 8  # least normal steps around a span for a level of its own
 LEAST = 2.0  # robust z: a textbook change smaller than this is no anomaly, another one is tried
 MARGIN = 0.5  # how far values may leave the range seen, over its width
+LEVELS, SEEN = 32, 20  # a channel of so few values, each seen so often on average, takes no others
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Channels:
     """What all hosts and exemplars say about the channels; every field (C,).
 
     level, scale: median and robust std of the hosts. low, high: hard limits. decimals: what values are rounded to,
-    -1 for full precision.
+    -1 for full precision. steps: the ascending values of a flag, a state or a coarse converter, None of others.
     """
 
     level: np.ndarray
@@ -36,6 +37,7 @@ class Channels:
     low: np.ndarray
     high: np.ndarray
     decimals: np.ndarray
+    steps: list[np.ndarray | None]
 
     @classmethod
     def of(cls, hosts: Records, support: Records, most: int = 256) -> Channels:
@@ -48,10 +50,15 @@ class Channels:
         scale = np.where(scale > 0, scale, np.where(high > low, (high - low) / 6, 1.0))
         room = np.where(high > low, MARGIN * (high - low), np.inf)
         floor = np.where((low >= 0) & (high > low), np.maximum(0.0, low - room), low - room)  # a count stays a count
-        return cls(level, scale, floor, high + room, np.array([decimals(v) for v in both.T]))
+        values = [np.unique(v) for v in both.T]
+        steps = [v if len(v) <= min(LEVELS, len(both) // SEEN) else None for v in values]
+        return cls(level, scale, floor, high + room, np.array([decimals(v) for v in both.T]), steps)
 
     def tidy(self, values: np.ndarray, c: int) -> np.ndarray:
-        """Values of channel c within its limits and rounded as it is."""
+        """Values of channel c within its limits and rounded as it is: to its decimals, or the nearest of its few."""
+        steps = self.steps[c]
+        if steps is not None:
+            return steps[np.searchsorted((steps[1:] + steps[:-1]) / 2, values)]
         values = np.clip(values, self.low[c], self.high[c])
         return values if self.decimals[c] < 0 else np.round(values, int(self.decimals[c])) + 0.0
 
