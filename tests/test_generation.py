@@ -234,23 +234,28 @@ def test_a_window_is_labelled_where_what_its_channels_can_take_differs():
     support = normal.take([0])
     codec, seen = SeriesCodec.fit(normal), Channels.of(normal, support)
     rows = plan(normal, support, tiny.folds(normal, support), count=2, seed=0, round_=1)
-    hosts = normal.take(rows["host"].to_numpy())
+    hosts, steps = normal.take(rows["host"].to_numpy()), slice(16, 48)
+    hosts.x[1] = hosts.x[1] + np.where(np.arange(64) == 20, 1e6, 0)[:, None] * [0, 0, 1]  # a glitch of the host's own
     clean = codec.encode(hosts)[0].astype(np.float32)
-    move, steps = clean.copy(), slice(16, 48)
+    move, twin = clean.copy(), clean.copy()
+    twin[0, 0, steps] += (0.8 - 1.6 * hosts.x[0][steps, 0]) / codec.scale[0]  # where the record itself is its host
+    move[1, 2, steps] = 9
+    move[1, 2, 20] = clean[1, 2, 20]
     move[0, 0, steps] += 0.3 / codec.scale[0]  # too little for a flag
     move[1, 0, steps] += (0.8 - 1.6 * hosts.x[1][steps, 0]) / codec.scale[0]  # over to its other value
     move[0, 1, steps] += 40  # of a channel that never moved
     move[0, 2, steps] -= 1000  # below what was never negative
     hole = np.zeros((2, 64, 3), bool)
     hole[:, steps] = True
-    made = paste_series(codec, seen, hosts, normal, support, rows, hole, clean, move, clean, [1.0, 1.0])
+    made = paste_series(codec, seen, hosts, normal, support, rows, hole, clean, move, twin, [1.0, 1.0])
     assert made.mask[0].sum(0).tolist() == [0, 0, 32]
-    assert made.mask[1].sum(0).tolist() == [30, 0, 0], "it fades in over a step at either end"
+    assert made.mask[1].sum(0).tolist() == [30, 0, 32], "a flag does not fade in"
+    assert made.x[1][20, 2] == hosts.x[1][20, 2] > 1e5
     assert (made.x[1][17:47, 0] == 1 - hosts.x[1][17:47, 0]).all()
     assert (made.x[0][steps, 2] == 0).sum() >= 28, "all but the taper"
     for got, twin, host, mask in zip(made.x, made.control, hosts.x, made.mask):
         assert (got[~mask] == host[~mask]).all() and (twin == host).all()
-    assert list(made.meta["area"]) == pytest.approx([32 / 192, 30 / 192])
+    assert list(made.meta["area"]) == pytest.approx([32 / 192, 62 / 192])
 
 
 def test_matched_scale_is_the_tried_one_nearest_to_the_support(monkeypatch):
