@@ -86,14 +86,14 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
     what is left of them differs from both host and control."""
     fade = np.stack([taper(m) for m in masks]).transpose(0, 2, 1)
     hole = masks.transpose(0, 2, 1)
+    own = np.stack(chosen.x)  # (N, T, C), as all that follows
     faces = [(x + fade * (face - x)).astype(x.dtype) for face in (made, control)]
-    values, twins = (tidied(codec.decode(face, chosen, hole), chosen, seen) for face in faces)
-    written = np.stack(values) != np.stack(chosen.x)
-    change = np.abs(np.stack(values) - np.stack(twins)).transpose(0, 2, 1) / codec.scale[:, None]
-    strong = np.array([np.quantile(c[h], 0.9) if h.any() else 0.0 for c, h in zip(change, hole)])
-    moved = (change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]).transpose(0, 2, 1) & written
-    label = np.stack([bridge(m) for m in moved]) & masks  # (N, T, C)
-    values, twins = ([np.where(m, v, host) for m, v, host in zip(label, face, chosen.x)] for face in (values, twins))
+    values, twins = (tidied(np.stack(codec.decode(face, chosen, hole)), own, seen) for face in faces)
+    change = np.abs(values - twins) / codec.scale
+    strong = np.array([np.quantile(c[m], 0.9) if m.any() else 0.0 for c, m in zip(change, masks)])
+    moved = (change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]) & (values != own)
+    label = np.stack([bridge(m) for m in moved]) & masks
+    values, twins = (list(np.where(label, face, own)) for face in (values, twins))
     overlap = [(a & b).sum() / max(1, (a | b).sum()) for a, b in zip(label, masks)]
     meta = generated_meta(
         plan,
@@ -108,13 +108,10 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
     return Records("series", meta, values, list(label), hosts.schema, chosen.time, twins)
 
 
-def tidied(values: list[np.ndarray], hosts: Records, seen) -> list[np.ndarray]:
-    """Windows (T, C) with every value that is not the host's own made one that its channel can take."""
-    out = []
-    for value, host in zip(values, hosts.x):
-        neat = np.stack([seen.tidy(column, c) for c, column in enumerate(value.T)], axis=1)
-        out.append(np.where(value != host, neat, host))
-    return out
+def tidied(values: np.ndarray, hosts: np.ndarray, seen) -> np.ndarray:
+    """Windows (N, T, C) with every value that is not the host's own made one that its channel can take."""
+    neat = np.stack([seen.tidy(values[..., c], c) for c in range(values.shape[-1])], axis=-1)
+    return np.where(values != hosts, neat, values)
 
 
 def taper(mask: np.ndarray) -> np.ndarray:
