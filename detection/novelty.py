@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.records import Records
+from data.records.series import shown
 
 
 def payloads(records: Records) -> Iterator[bytes]:
@@ -34,12 +35,14 @@ class Duplicates:
 
 
 def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
-    """(N, D) what each record's anomaly looks like: the crop round its mask (images), its window (series), its row."""
+    """(N, D) what each record's anomaly looks like: the crop round its mask (images), its window in the
+    channels that it shows in (series), its row."""
     if records.modality == "row":
         return np.asarray(codec.encode(records)[0], dtype=np.float32)
     if records.modality == "series":
         x, mask = codec.encode(records)
-        return (x * mask).reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float32)
+        own = np.stack([shown(v, m)[1] for v, m in zip(x, mask)]) if len(x) else mask
+        return (x * own).reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float32)
     from data.records.image import crop, grey, resize, to_float
 
     out = np.zeros((len(records), size * size), np.float32)

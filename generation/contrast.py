@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.records import Records
-from generation.masks import own_channels
+from data.records.series import shown
 
 
 def contrast(records: Records, codec) -> np.ndarray:
@@ -17,12 +17,9 @@ def contrast(records: Records, codec) -> np.ndarray:
         return out
     if records.modality == "series":
         x, mask = codec.encode(records)
-        for i, (v, m) in enumerate(zip(x, np.broadcast_to(mask, x.shape))):
-            rest = np.array([np.median(c[~h]) if (~h).any() else 0.0 for c, h in zip(v, m)])
-            size = np.abs(v - rest[:, None])
-            peak, usual = np.where(m, size, -1.0).max(1), np.where(m, 0.0, size).max(1)
-            shown = m & own_channels(peak, usual)[:, None]
-            out[i] = size[shown].mean() if shown.any() else 0.0
+        for i, window in enumerate(zip(x, np.broadcast_to(mask, x.shape))):
+            size, own = shown(*window)
+            out[i] = size[own].mean() if own.any() else 0.0
         return out
     from scipy.ndimage import binary_dilation
 

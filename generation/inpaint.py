@@ -186,7 +186,7 @@ def series_chunk(
 ) -> Records:
     """One chunk of windows: an exemplar's deviation laid on the host, noised to a strength of its own, denoised.
 
-    A record's strength is drawn from its seed, one of four levels; at full strength there is no exemplar, only a mask.
+    A record's strength is drawn from its seed, one of four levels; at full strength there is only the exemplar's mask.
     """
     from generation.classical.series import Channels, Exemplar, paste_one
 
@@ -200,7 +200,7 @@ def series_chunk(
         draw = partial(paste_one, rng, host, exemplar, seen, row.severity_factor)
         edit, mask, _ = placed(draw, lambda e: series_place(e[1]) if e[1].any() else "", row.place)
         fresh = strengths[-1] == 1 or masks == "random" or not mask.any()
-        draw = partial(series_mask, rng, support, row.parent, host.shape, size=row.size_factor)
+        draw = partial(series_mask, rng, exemplar.marked, host.shape, size=row.size_factor)
         draw = draw if masks == "bank" else partial(random_mask, rng, host.shape, modality="series")
         holes.append(placed(draw, series_place, row.place) if fresh else mask)
         pasted.append(host if fresh else edit)

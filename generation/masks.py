@@ -21,8 +21,6 @@ FIT = 0.95  # most of the host's height or width that a mask may span, unless it
 TRIES = 12
 PARTS = 4  # most components of a mask that are placed one by one
 SAMPLE = 512  # normals that say which cells of a row deviate
-# spreads, and ratio to the largest among its window's normal steps, from which a marked channel counts as anomalous
-DEVIATES, CLEARLY = 3.0, 1.2
 
 INNER = 0.25  # half side of the middle square, a quarter of the area
 PLACE_TRIES = 6
@@ -283,34 +281,25 @@ def pick_span(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]:
     return found[int(rng.choice(len(found), p=lengths / lengths.sum()))]
 
 
-def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """(C,) which channels an anomaly shows in, where a label may mark them all.
-
-    peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. Where none
-    deviates it is the one that does most.
-    """
-    own = peak > np.maximum(DEVIATES, CLEARLY * usual)
-    return own if own.any() else peak >= peak.max()
-
-
 def series_mask(
-    rng: np.random.Generator, support: Records, parent: int, shape: tuple[int, int], *, size: float = 1.0
+    rng: np.random.Generator, marked: np.ndarray, shape: tuple[int, int], *, size: float = 1.0
 ) -> np.ndarray:
-    """A span of the parent's length times `size` (+-15 %) on its channels, uniform in time: (T, C) bool, never empty.
+    """A span of a real one's length times `size` (+-15 %) on its channels, uniform in time: (T, C) bool, never empty.
 
-    Where the parent's channels start one after another, so do these. ValueError for an empty parent or other channels.
+    marked: (L, C) the real one's steps x channels. Where its channels start one after another, so do these. ValueError
+    where it is empty or has other channels.
     """
-    source = np.asarray(support.mask[parent], bool)
-    if source.shape[1] != shape[1]:
-        raise ValueError(f"host and parent must have the same channels, got {shape[1]} and {source.shape[1]}")
-    start, end = pick_span(rng, source)
-    length = int(np.clip(round((end - start) * size * rng.uniform(0.85, 1.15)), 1, shape[0]))
-    at = start + ((np.arange(length) + 0.5) * (end - start) / length).astype(int)
+    if marked.shape[1] != shape[1]:
+        raise ValueError(f"host and parent must have the same channels, got {shape[1]} and {marked.shape[1]}")
+    if not marked.any():
+        raise ValueError("the mask of a parent must not be empty")
+    length = int(np.clip(round(len(marked) * size * rng.uniform(0.85, 1.15)), 1, shape[0]))
+    at = ((np.arange(length) + 0.5) * len(marked) / length).astype(int)
     first = int(rng.integers(shape[0] - length + 1))
     out = np.zeros(shape, bool)
-    out[first : first + length] = source[at]
+    out[first : first + length] = marked[at]
     if not out.any():  # a one-step channel lost by shortening
-        out[first : first + length, source[start:end].any(0)] = True
+        out[first : first + length, marked.any(0)] = True
     return out
 
 

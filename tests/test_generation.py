@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,13 +12,13 @@ import torch
 
 from data.errors import InputError
 from data.records import Records, concat, make_meta
-from data.records.series import SeriesCodec
+from data.records.series import SeriesCodec, own_channels
+from detection.novelty import edit_vectors
 from generation import lora
 from generation.classical.series import Channels
 from generation.contrast import contrast
 from generation.fit import Trainer, train
 from generation.inpaint import generate
-from generation.masks import own_channels
 from generation.model import Adapter, Base
 from generation.paste import paste_series
 from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, pick, plan
@@ -222,6 +224,20 @@ def test_contrast_is_that_of_the_channels_an_anomaly_shows_in():
     for mask, expected in ((named, 6), (every, 6), (none, 0)):
         one = Records("series", make_meta(1), [odd], [mask], fit.schema)
         assert contrast(one, codec) == pytest.approx([expected])
+        assert (edit_vectors(one, codec).reshape(8, 64)[[0, 1, 3, 4, 5, 6, 7]] == 0).all()
+
+
+def test_what_a_label_of_all_channels_makes_anew_is_the_channels_it_shows_in():
+    """At every strength: a shift of channel a with both marked is a mask of channel a."""
+    fitted = Fitted("series")
+    every = [np.repeat(m.any(1)[:, None], 2, axis=1) for m in fitted.support.mask]
+    support = replace(fitted.support, mask=every)
+    made = concat(list(generate(fitted.adapter, fitted.fit, support, fitted.plan, **tiny.SAMPLING["series"])))
+    assert set(made.meta["strength"]) > {1.0}
+    for mask, host, x in zip(made.mask, made.meta["host"], made.x):
+        own = fitted.fit.x[list(fitted.fit.meta["id"]).index(host)]
+        assert not mask[:, 1].any() and (x[:, 1] == own[:, 1]).all()
+    assert made.meta["intended_area"].max() < 0.5
 
 
 def test_a_window_is_labelled_where_what_its_channels_can_take_differs():

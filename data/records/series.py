@@ -11,6 +11,8 @@ from data.records import Records
 from data.records.table import decimals
 
 IQR = 1.349  # quartile distance of the standard normal
+# spreads, and ratio to the largest among its window's normal steps, from which a marked channel counts as anomalous
+DEVIATES, CLEARLY = 3.0, 1.2
 LEAST = 0.5  # least scale over the standard deviation: channels that hardly ever move are not blown up
 
 
@@ -19,6 +21,25 @@ def spread(values: np.ndarray) -> float:
     low, high = np.quantile(values, [0.25, 0.75])
     scale = max((high - low) / IQR, LEAST * float(np.std(values)))
     return float(scale) if values.max() > values.min() and scale > 0 else 1.0
+
+
+def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """(C,) which channels an anomaly shows in, where a label may mark them all.
+
+    peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. Where none
+    deviates it is the one that does most.
+    """
+    own = peak > np.maximum(DEVIATES, CLEARLY * usual)
+    return own if own.any() else peak >= peak.max()
+
+
+def shown(x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(size, mask), each (C, T), of a window in codec units: how far every value is from the median of its channel's
+    normal steps, and the mask of those channels alone that the anomaly shows in."""
+    rest = np.array([np.median(c[~m]) if (~m).any() else 0.0 for c, m in zip(x, mask)])
+    size = np.abs(x - rest[:, None])
+    peak, usual = np.where(mask, size, -1.0).max(1), np.where(mask, 0.0, size).max(1)
+    return size, mask & own_channels(peak, usual)[:, None]
 
 
 @dataclass(frozen=True)

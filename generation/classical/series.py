@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.records import Records
+from data.records.series import own_channels
 from generation.classical.provenance import check_sets, provenance
-from generation.masks import own_channels, pick_span
+from generation.masks import pick_span
 
 SCALE = (0.5, 1.5)  # deviation over the exemplar's; beats .2-1 in the pilots
 STRETCH = (0.8, 1.25)  # duration over the exemplar's
