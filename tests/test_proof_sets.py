@@ -14,7 +14,7 @@ from pipelines.prepare import divide, load
 
 ROOT = Path(__file__).parent.parent
 PROOF = yaml.load((ROOT / "benchmarks/proof.yaml").read_text(), Loader)
-IMAGES, SERIES = {"magnetic_tile", "deeppcb"}, {"smd", "asd", "skab", "skab_other", "smap"}
+IMAGES, SERIES = {"magnetic_tile", "deeppcb"}, {"smd", "asd", "skab", "skab_other", "smap", "msl"}
 MODALITY = {name: "image" if name in IMAGES else "series" if name in SERIES else "row" for name in PROOF["sets"]}
 
 
@@ -35,7 +35,7 @@ def test_the_file_holds_the_sets_that_the_proof_promises():
     assert set(PROOF) == {"k", "seeds", "sets"} and PROOF["k"] == [5, 10, 20] and PROOF["seeds"] == 5
     assert {"magnetic_tile", "deeppcb", "thyroid_sick", "nsl_kdd", "smd", "asd"} < set(PROOF["sets"])
     adbench = [name for name, spec in PROOF["sets"].items() if "adbench" in str(spec)]
-    assert len(adbench) == 14 and len(PROOF["sets"]) == 23
+    assert len(adbench) == 14 and len(PROOF["sets"]) == 24
     for spec in PROOF["sets"].values():
         assert set(spec) - {"untouched"} == {"params", "set"} and isinstance(spec["set"], dict)
 
