@@ -10,8 +10,7 @@ GATE = """*reference* is the gate's best candidate without generations; *gain on
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
 0. *Harmed*: the gate accepted, and the interval of the gain lies below 0."""
 UNTOUCHED = """The same of those sets alone on which nothing was chosen that makes, judges or filters records: every arm
-was run once, after all of that. How the gate counts was changed later, in sight of annthyroid and pima. That calib is
-of recordings of its own where whole ones are split came in sight of skab_other: it and skab are of a second run."""
+was run once, after all of that. How the gate counts was changed later, in sight of annthyroid and pima."""
 CONFIDENCES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 CONFIDENCE = """What another `gate.*.confidence` would do, on the sets and numbers of labels whose gate told at which
 confidence it holds. *Won*: what is gained on the test split, a support: the gain where it accepts, else 0."""
