@@ -221,3 +221,17 @@ def test_fidelity_is_set_against_what_the_kept_are_worth_support_by_support(code
     assert lines[0].startswith("| measure | n | filtered over real | filtered over classical |")
     assert lines[2:] == ["| kid | 8 | -1.00 (-1.00 to -1.00) | – | – |", "| crop_fid | 0 | – | – | – |"]
     assert code.proof.fidelity_of({"fidelity": None}) == {}
+
+
+def test_other_rankings_are_told_by_set_and_on_the_mean(monkeypatch):
+    """Every variant changes settings that the filter has; a set's gains and their mean are in the table."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import criteria
+
+    given = yaml.safe_load((ROOT / "params.yaml").read_text())["filter"]["row"]
+    assert all(set(changes) <= set(given) for changes in criteria.VARIANTS.values())
+    one = {v: {"mean": 0.01 * i, "low": -1, "high": 1} for i, v in enumerate(criteria.VARIANTS)}
+    two = {v: {"mean": -0.02, "low": -0.03, "high": -0.01} for v in criteria.VARIANTS}
+    lines = criteria.tables({"one": one, "two": two}).splitlines()
+    assert lines[-2].split(" | ")[3] == "-0.020 (-0.030 to -0.010)" and lines[-3].split(" | ")[2].startswith("+0.010 ")
+    assert lines[-1].split(" | ")[:3] == ["| mean", "-0.010", "-0.005"]
