@@ -9,6 +9,7 @@ process, images with their features cached; `likelihood`: with the denoiser's li
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -115,6 +116,7 @@ def measure(modality: str) -> dict:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     modalities = tuple(COUNT)
     results = {"cores": len(os.sched_getaffinity(0)), **{modality: measure(modality) for modality in modalities}}
     target = Path(__file__).parent / "results" / "speed.json"

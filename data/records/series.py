@@ -35,7 +35,8 @@ def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
 
 def shown(x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(size, mask), each (C, T), of a window in codec units: how far every value is from the median of its channel's
-    normal steps, and the mask of those channels alone that the anomaly shows in."""
+    normal steps, or, where it has none, from the codec's centre; and the mask of those channels alone that the anomaly
+    shows in."""
     rest = np.array([np.median(c[~m]) if (~m).any() else 0.0 for c, m in zip(x, mask)])
     size = np.abs(x - rest[:, None])
     peak, usual = np.where(mask, size, -1.0).max(1), np.where(mask, 0.0, size).max(1)
