@@ -48,6 +48,7 @@ def of_support(run: Run, seed: int, parts: dict) -> dict[str, tuple[int, float]]
     from detection.verdict import verdicts
     from pipelines.adapt import support_of
     from pipelines.config import ROUNDS
+    from pipelines.filter import STEERING
 
     kind = DETECTOR[run.modality]
     options = run.settings.model_dump(by_alias=True).get(kind, {})
@@ -60,7 +61,7 @@ def of_support(run: Run, seed: int, parts: dict) -> dict[str, tuple[int, float]]
         found = []
         for number, store, judged in zip(ROUNDS, stores, scores):
             limits = run.params.section("filter", run.modality, number).model_dump(by_alias=True)
-            limits = {k: v for k, v in limits.items() if k not in ("collapse", "settled")} | changes
+            limits = {k: v for k, v in limits.items() if k not in STEERING} | changes
             found.append(verdicts(store.meta, judged, real, **limits)["keep"].to_numpy(bool))
         return np.flatnonzero(np.concatenate(found))
 

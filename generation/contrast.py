@@ -17,7 +17,7 @@ def contrast(records: Records, codec) -> np.ndarray:
         return out
     if records.modality == "series":
         x, mask = codec.encode(records)
-        for i, window in enumerate(zip(x, np.broadcast_to(mask, x.shape))):
+        for i, window in enumerate(zip(x, mask)):
             size, own = shown(*window)
             out[i] = size[own].mean() if own.any() else 0.0
         return out

@@ -83,7 +83,7 @@ def tidy(mask: np.ndarray) -> np.ndarray:
 
 def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, control, strengths) -> Records:
     """Windows of denoised values (N, C, T): blended with a taper, tidied as `seen` says of the channels, labelled where
-    what is left of them differs from both host and control."""
+    what is left of them differs from host and control: from its host by any amount. masks: (N, T, C), the intended."""
     fade = np.stack([taper(m) for m in masks]).transpose(0, 2, 1)
     hole = masks.transpose(0, 2, 1)
     own = np.stack(chosen.x)  # (N, T, C), as all that follows

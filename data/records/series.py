@@ -27,7 +27,7 @@ def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """(C,) which channels an anomaly shows in, where a label may mark them all.
 
     peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. Where none
-    deviates it is the one that does most.
+    deviates it is the one that does most, or those where several do alike.
     """
     own = peak > np.maximum(DEVIATES, CLEARLY * usual)
     return own if own.any() else peak >= peak.max()

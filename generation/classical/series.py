@@ -27,7 +27,7 @@ LEVELS, SEEN = 32, 20  # a channel of so few values, each seen so often on avera
 
 @dataclass(frozen=True)
 class Channels:
-    """What all hosts and exemplars say about the channels; every field (C,).
+    """What all hosts and exemplars say about the channels; every field (C,), `steps` a list of C.
 
     level, scale: median and robust std of the hosts. low, high: hard limits. decimals: what values are rounded to,
     -1 for full precision. steps: the ascending values of a flag, a state or a coarse converter, None of others.
