@@ -12,7 +12,7 @@ import torch
 
 from data.errors import InputError
 from data.records import Records, concat, make_meta
-from data.records.series import SeriesCodec, own_channels
+from data.records.series import SeriesCodec, own_channels, shown
 from detection.novelty import edit_vectors
 from generation import lora
 from generation.classical.series import Channels
@@ -225,6 +225,11 @@ def test_contrast_is_that_of_the_channels_an_anomaly_shows_in():
         one = Records("series", make_meta(1), [odd], [mask], fit.schema)
         assert contrast(one, codec) == pytest.approx([expected])
         assert (edit_vectors(one, codec).reshape(8, 64)[[0, 1, 3, 4, 5, 6, 7]] == 0).all()
+    x, mask = np.zeros((3, 9)), np.zeros((3, 9), bool)
+    mask[:2, 3:6], x[0, 3:6], x[1, 4], x[1, 8], x[2, 4] = True, 4, 10, 20, 50
+    assert shown(x, mask)[1].any(1).tolist() == [True, False, False], "b is odder where it is normal, c is not marked"
+    x[0, 3:6] = 2
+    assert shown(x[[0, 2]], mask[[0, 2]])[1].any(1).tolist() == [True, False], "the only one that is marked"
 
 
 def test_what_a_label_of_all_channels_makes_anew_is_the_channels_it_shows_in():
