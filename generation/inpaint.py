@@ -191,7 +191,7 @@ def series_chunk(
     from generation.classical.series import Channels, Exemplar, paste_one
 
     codec = adapter.base.codec
-    chosen, seen = hosts.take(plan["host"].to_numpy()), Channels.of(hosts, support)
+    chosen, seen = hosts.take(plan["host"].to_numpy()), Channels.of(hosts, support, codec)
     holes, pasted, strengths = [], [], []
     for host, row in zip(chosen.x, plan.itertuples()):
         rng = record_rng(row.seed)

@@ -83,7 +83,7 @@ def tidy(mask: np.ndarray) -> np.ndarray:
 
 def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, control, strengths) -> Records:
     """Windows of denoised values (N, C, T): blended with a taper, tidied as `seen` says of the channels, labelled where
-    what is left of them differs from host and control: from its host by any amount. masks: (N, T, C), the intended."""
+    what is left of them differs from host and control. masks: (N, T, C), the intended."""
     fade = np.stack([taper(m) for m in masks]).transpose(0, 2, 1)
     hole = masks.transpose(0, 2, 1)
     own = np.stack(chosen.x)  # (N, T, C), as all that follows
@@ -91,7 +91,8 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
     values, twins = (tidied(np.stack(codec.decode(face, chosen, hole)), own, seen) for face in faces)
     change = np.abs(values - twins) / codec.scale
     strong = np.array([np.quantile(c[m], 0.9) if m.any() else 0.0 for c, m in zip(change, masks)])
-    moved = (change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]) & (values != own)
+    moved = change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]
+    moved &= np.abs(values - own) > CHANGED_SERIES * codec.scale
     label = np.stack([bridge(m) for m in moved]) & masks
     values, twins = (list(np.where(label, face, own)) for face in (values, twins))
     overlap = [(a & b).sum() / max(1, (a | b).sum()) for a, b in zip(label, masks)]
@@ -110,8 +111,7 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
 
 def tidied(values: np.ndarray, hosts: np.ndarray, seen) -> np.ndarray:
     """Windows (N, T, C) with every value that is not the host's own made one that its channel can take."""
-    neat = np.stack([seen.tidy(values[..., c], c) for c in range(values.shape[-1])], axis=-1)
-    return np.where(values != hosts, neat, values)
+    return np.stack([seen.tidy(values[..., c], hosts[..., c], c) for c in range(values.shape[-1])], axis=-1)
 
 
 def taper(mask: np.ndarray) -> np.ndarray:

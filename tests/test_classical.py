@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.records import Records, concat, make_meta
+from data.records.series import SeriesCodec, shown
 from generation.classical import CLASSICAL, classical
 from generation.classical.image import background
-from generation.classical.series import TAXONOMY, Channels, fade
+from generation.classical.series import TAXONOMY, Channels, Exemplar, fade, last_resort
 
 NAMES = [(modality, name) for modality, made in CLASSICAL.items() for name in made]
 
@@ -61,14 +62,105 @@ def test_a_channel_of_few_values_takes_no_others():
     hosts = windows(8)
     for x in hosts.x:
         x[:, 0], x[:, 1] = rng.integers(0, 2, 100), rng.choice([0.3, 0.7, 2.2], 100)
-    seen = Channels.of(hosts, hosts.take([0]))
+    seen = Channels.of(hosts, hosts.take([0]), SeriesCodec.fit(hosts))
     assert seen.steps[0].tolist() == [0, 1] and seen.steps[1].tolist() == [0.3, 0.7, 2.2] and seen.steps[2] is None
-    assert seen.tidy(np.array([-9, 0.4, 0.6, 9]), 0).tolist() == [0, 0, 1, 1]
-    assert seen.tidy(np.array([0.4, 0.6, 1.4, 1.5]), 1).tolist() == [0.3, 0.7, 0.7, 2.2]
+    new = np.full(4, np.nan)  # the host's own are none of these
+    assert seen.tidy(np.array([-9, 0.4, 0.6, 9]), new, 0).tolist() == [0, 0, 1, 1]
+    assert seen.tidy(np.array([0.4, 0.6, 1.4, 1.5]), new, 1).tolist() == [0.3, 0.7, 0.7, 2.2]
+    assert seen.tidy(np.array([0.4, 0.6]), np.array([0.4, 7]), 0).tolist() == [0.4, 1], "its own stays, seen or not"
+    assert seen.tidy(np.array([1e9, 1e9]), np.array([1e9, 7]), 2)[0] == 1e9
     width = max(x[:, 2].max() for x in hosts.x) - min(x[:, 2].min() for x in hosts.x)
-    assert np.ptp(seen.tidy(np.array([-1e9, 1e9]), 2)) == pytest.approx(2 * width)
+    assert np.ptp(seen.tidy(np.array([-1e9, 1e9]), new[:2], 2)) == pytest.approx(2 * width)
     short = replace(hosts.take([0]), x=[hosts.x[0][:30]])
-    assert Channels.of(short, short.take([])).steps[1] is None, "30 values say too little of three"
+    few = Channels.of(short, short.take([]), SeriesCodec.fit(hosts))
+    assert few.steps[1] is None, "30 values say too little of three"
+
+
+def flags(n: int, values=(0.0, 1.0), *, seed=0) -> Records:
+    """Windows (100, 3) of a channel that stands at one of its values nearly always, one that never moved, and noise."""
+    rng = np.random.default_rng(seed)
+    x = [np.stack([np.full(100, values[0]), np.full(100, 3.0), rng.uniform(1, 9, 100)], axis=1) for _ in range(n)]
+    for window in x:
+        window[rng.integers(100), 0] = values[-1]
+    return Records("series", make_meta(n), x, [np.zeros((100, 3), bool)] * n, {"channels": list("abc")})
+
+
+def test_a_flag_flips_as_its_exemplar_does_however_still_its_host():
+    """An exemplar on the other value gives windows on the other value, whatever a twitch of the host's measures."""
+    hosts = flags(20)
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    odd[:, 0] = np.random.default_rng(1).integers(0, 2, 100)  # a restless flag: its units are large ones
+    odd[40:60, 0], mask[40:60, 0] = 1, True
+    odd[:20, 0] = 0
+    support = replace(hosts.take([0]), x=[odd], mask=[mask])
+    made = CLASSICAL["series"]["paste"](hosts, support, list(range(40)))
+    moved = [m.any(0).tolist() == [True, False, False] and (x[m] == 1).mean() > 0.9 for x, m in zip(made.x, made.mask)]
+    assert sum(moved) == 40
+
+
+@pytest.mark.parametrize(
+    ("values", "marked", "expected"),
+    [((0.0, 1.0), 0, 1.0), ((0.0, 0.5, 2.0), 0, 2.0), ((0.0, 1.0), 1, 9.0), ((0.0, 1.0), 2, None)],
+)
+def test_the_last_resort_is_a_value_that_the_channel_can_take(values, marked, expected):
+    """The farthest of a few; six spreads of others, down where there is no room; of a constant one that is new."""
+    hosts = flags(20, values)
+    host, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    host[:, 0] = values[0]
+    mask[40:60, marked] = True
+    seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
+    host[60, 2] = seen.high[2]
+    exemplar = Exemplar(np.zeros((20, 3)), mask[40:60], np.ones(3))
+    x, found = last_resort(host, exemplar, seen)
+    assert found[50:70].any(0).tolist() == [c == marked for c in range(3)] and found.sum() == 20
+    assert (x[~found] == host[~found]).all() and (x[found] != host[found]).all()
+    if expected is not None:
+        assert (x[found] == expected).all()
+    else:
+        assert (x[found] >= seen.low[2]).all() and (x[found] <= seen.high[2]).all() and x[60, 2] < host[60, 2]
+
+
+def test_a_constant_channel_is_left_alone_where_another_can_move():
+    hosts = flags(20)
+    seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
+    _, found = last_resort(hosts.x[0], Exemplar(np.zeros((20, 3)), np.ones((20, 3), bool), np.ones(3)), seen)
+    assert found.any(0).tolist() == [True, False, True]
+
+
+def test_an_exemplar_is_drawn_in_the_channels_that_it_is_measured_in():
+    """Skewed channels, whose MAD and quartiles differ several times over, one of them a window that is marked whole."""
+    rng = np.random.default_rng(0)
+    x = [np.stack([rng.lognormal(0, s, 64) * (rng.random(64) < p) for s, p in SHAPES], axis=1) for _ in range(60)]
+    hosts = Records("series", make_meta(60), x, [np.zeros((64, 4), bool)] * 60, {"channels": list("abcd")})
+    codec = SeriesCodec.fit(hosts)
+    seen = Channels.of(hosts, hosts.take([]), codec)
+    several = 0
+    for window, low, high in zip(x, rng.integers(0, 30, 60), rng.integers(32, 65, 60)):
+        mask = np.zeros((64, 4), bool)
+        mask[low:high] = True
+        odd = window + 4 * codec.scale * rng.random(4) * mask
+        one = replace(hosts.take([0]), x=[odd], mask=[mask])
+        _, own = shown(codec.encode(one)[0][0], mask.T)
+        got = Exemplar.draw(np.random.default_rng(0), odd, mask, seen)
+        assert got.marked.any(0).tolist() == own.any(1).tolist()
+        several += 0 < own.any(1).sum() < 4
+    assert several > 30
+
+
+SHAPES = [(0.2, 1.0), (1.5, 1.0), (1.0, 0.4), (0.5, 0.7)]
+
+
+def test_each_of_two_spans_is_drawn_in_its_own_channels():
+    """Marked whole both times, a is odd in the first and b in the second: an exemplar is of one of the two."""
+    hosts = windows(30)
+    seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    mask[10:30], mask[60:90] = True, True
+    odd[10:30, 0] += 30
+    odd[60:90, 1] += 30
+    drawn = [Exemplar.draw(np.random.default_rng(seed), odd, mask, seen).marked for seed in range(20)]
+    assert {(len(m), *m.any(0).tolist()) for m in drawn} == {(20, True, False, False), (30, False, True, False)}
+    assert all((m == m[0]).all() for m in drawn)
 
 
 def table(n: int, *, label=0, seed=0) -> Records:

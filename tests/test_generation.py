@@ -227,9 +227,38 @@ def test_contrast_is_that_of_the_channels_an_anomaly_shows_in():
         assert (edit_vectors(one, codec).reshape(8, 64)[[0, 1, 3, 4, 5, 6, 7]] == 0).all()
     x, mask = np.zeros((3, 9)), np.zeros((3, 9), bool)
     mask[:2, 3:6], x[0, 3:6], x[1, 4], x[1, 8], x[2, 4] = True, 4, 10, 20, 50
-    assert shown(x, mask)[1].any(1).tolist() == [True, False, False], "b is odder where it is normal, c is not marked"
+    assert (shown(x, mask)[1] == mask).all(), "a label that names channels is believed"
+    mask[2] = mask[0]
+    x[2, 1] = 60
+    assert shown(x, mask)[1].any(1).tolist() == [True, False, False], "b and c are odder where they are normal"
     x[0, 3:6] = 2
-    assert shown(x[[0, 2]], mask[[0, 2]])[1].any(1).tolist() == [True, False], "the only one that is marked"
+    assert shown(x[[0, 2]], mask[[0, 2]])[1].any(1).tolist() == [False, True], "the one that deviates most"
+
+
+def test_a_level_of_its_own_takes_a_few_normal_steps():
+    """Eight normal steps at 5 make 5 the level; seven do not, and a window marked whole has none."""
+    x, mask = np.full((1, 20), 5.0), np.ones((1, 20), bool)
+    for count, expected in ((8, 0), (7, 5), (0, 5)):
+        mask[0, :], mask[0, :count] = True, False
+        assert (shown(x, mask)[0] == expected).all()
+
+
+def test_a_cell_that_hardly_differs_from_its_host_is_not_labelled():
+    """Though the control differs: .14 spreads from the host are none, .16 are."""
+    normal, support = tiny.make("series", normals=40, odd=2)
+    codec = SeriesCodec.fit(normal)
+    codec = replace(codec, decimals=[None] * len(codec.channels))
+    seen = Channels.of(normal, support, codec)
+    rows = plan(normal, support, tiny.folds(normal, support), count=2, seed=0, round_=1)
+    hosts = normal.take(rows["host"].to_numpy())
+    clean = codec.encode(hosts)[0].astype(np.float32)
+    made, hole = clean.copy(), np.zeros((*hosts.x[0].shape,), bool)
+    hole[10:20, 0] = True
+    made[0, 0, 10:20] += 0.14
+    made[1, 0, 10:20] += 0.16
+    stack = np.stack([hole, hole])
+    out = paste_series(codec, seen, hosts, normal, support, rows, stack, clean, made, clean - 3, [1.0, 1.0])
+    assert [int(m.sum()) for m in out.mask] == [0, 10]
 
 
 def test_what_a_label_of_all_channels_makes_anew_is_the_channels_it_shows_in():
@@ -252,7 +281,8 @@ def test_a_window_is_labelled_where_what_its_channels_can_take_differs():
     names = {"channels": ["flag", "still", "load"]}
     normal = Records("series", make_meta(40), list(x), [np.zeros((64, 3), bool)] * 40, names)
     support = normal.take([0])
-    codec, seen = SeriesCodec.fit(normal), Channels.of(normal, support)
+    codec = SeriesCodec.fit(normal)
+    seen = Channels.of(normal, support, codec)
     rows = plan(normal, support, tiny.folds(normal, support), count=2, seed=0, round_=1)
     hosts, steps = normal.take(rows["host"].to_numpy()), slice(16, 48)
     hosts.x[1] = hosts.x[1] + np.where(np.arange(64) == 20, 1e6, 0)[:, None] * [0, 0, 1]  # a glitch of the host's own

@@ -14,6 +14,7 @@ IQR = 1.349  # quartile distance of the standard normal
 # spreads, and ratio to the largest among its window's normal steps, from which a marked channel counts as anomalous
 DEVIATES, CLEARLY = 3.0, 1.2
 LEAST = 0.5  # least scale over the standard deviation: channels that hardly ever move are not blown up
+CONTEXT = 8  # least normal steps of a window that give a level of its own
 
 
 def spread(values: np.ndarray) -> float:
@@ -24,7 +25,7 @@ def spread(values: np.ndarray) -> float:
 
 
 def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """(C,) which channels an anomaly shows in, where a label may mark them all.
+    """(C,) which channels an anomaly shows in, where a label marks them all.
 
     peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. Where none
     deviates it is the one that does most, or those where several do alike.
@@ -35,10 +36,12 @@ def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
 
 def shown(x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(size, mask), each (C, T), of a window in codec units: how far every value is from the median of its channel's
-    normal steps, or, where it has none, from the codec's centre; and the mask of those channels alone that the anomaly
-    shows in."""
-    rest = np.array([np.median(c[~m]) if (~m).any() else 0.0 for c, m in zip(x, mask)])
+    normal steps, or, where these are fewer than CONTEXT, from the codec's centre; and the mask, of those channels alone
+    that the anomaly shows in where it marks all of them at all its steps: a label that names channels is believed."""
+    rest = np.array([np.median(c[~m]) if (~m).sum() >= CONTEXT else 0.0 for c, m in zip(x, mask)])
     size = np.abs(x - rest[:, None])
+    if not (mask.all(0) == mask.any(0)).all():
+        return size, mask
     peak, usual = np.where(mask, size, -1.0).max(1), np.where(mask, 0.0, size).max(1)
     return size, mask & own_channels(peak, usual)[:, None]
 

@@ -1,7 +1,7 @@
 """Classical anomalies in series: a real exemplar's deviation pasted, or a textbook change of its size and channels.
 
 Both measure a deviation in the channel's own robust units (median and 1.4826 MAD of the normal steps around), so
-that an exemplar from one recording fits another.
+that an exemplar from one recording fits another; that of a flag, a state or a coarse converter as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.records import Records
-from data.records.series import own_channels
+from data.records.series import CONTEXT, SeriesCodec, shown
 from generation.classical.provenance import check_sets, provenance
 from generation.masks import pick_span
 
@@ -19,7 +19,6 @@ SCALE = (0.5, 1.5)  # deviation over the exemplar's; beats .2-1 in the pilots
 STRETCH = (0.8, 1.25)  # duration over the exemplar's
 TAPER = (0.05, 0.10)  # share of the span that fades in, and out
 RATIO = (0.2, 5.0)  # least and most that a deviation is scaled between recordings
-CONTEXT = 8  # least normal steps around a span for a level of its own
 LEAST = 2.0  # robust z: a textbook change smaller than this is no anomaly, another one is tried
 MARGIN = 0.5  # how far values may leave the range seen, over its width
 LEVELS, SEEN = 32, 20  # a channel of so few values, each seen so often on average, takes no others
@@ -29,45 +28,39 @@ LEVELS, SEEN = 32, 20  # a channel of so few values, each seen so often on avera
 class Channels:
     """What all hosts and exemplars say about the channels; every field (C,), `steps` a list of C.
 
-    level, scale: median and robust std of the hosts. low, high: hard limits. decimals: what values are rounded to,
-    -1 for full precision. steps: the ascending values of a flag, a state or a coarse converter, None of others.
+    level, scale, decimals: the codec's. low, high: hard limits. steps: the ascending values of a flag, a state or a
+    coarse converter, None of others.
     """
 
     level: np.ndarray
     scale: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    decimals: np.ndarray
+    decimals: list[int | None]
     steps: list[np.ndarray | None]
 
     @classmethod
-    def of(cls, hosts: Records, support: Records, most: int = 256) -> Channels:
-        """From at most `most` evenly spaced hosts and the exemplars."""
+    def of(cls, hosts: Records, support: Records, codec: SeriesCodec, most: int = 256) -> Channels:
+        """Limits and steps from at most `most` evenly spaced hosts and the exemplars."""
         normal = np.concatenate(hosts.x[:: max(1, len(hosts.x) // most)])
         both = np.concatenate([normal, *support.x])
-        level, low, high = np.median(normal, 0), both.min(0), both.max(0)
-        scale = robust_std(normal, level)
-        scale = np.where(scale > 0, scale, normal.std(0))
-        scale = np.where(scale > 0, scale, np.where(high > low, (high - low) / 6, 1.0))
+        low, high = both.min(0), both.max(0)
         room = np.where(high > low, MARGIN * (high - low), np.inf)
         floor = np.where((low >= 0) & (high > low), np.maximum(0.0, low - room), low - room)  # a count stays a count
         values = [np.unique(v) for v in both.T]
         steps = [v if len(v) <= min(LEVELS, len(both) // SEEN) else None for v in values]
-        return cls(level, scale, floor, high + room, np.array([decimals(v) for v in both.T]), steps)
+        return cls(codec.centre, codec.scale, floor, high + room, codec.decimals, steps)
 
-    def tidy(self, values: np.ndarray, c: int) -> np.ndarray:
-        """Values of channel c within its limits and rounded as it is: to its decimals, or the nearest of its few."""
+    def tidy(self, values: np.ndarray, host: np.ndarray, c: int) -> np.ndarray:
+        """Values of channel c, where they are not the host's own, made ones that it can take: within its limits and
+        rounded to its decimals, or the nearest of its few."""
         steps = self.steps[c]
         if steps is not None:
-            return steps[np.searchsorted((steps[1:] + steps[:-1]) / 2, values)]
-        values = np.clip(values, self.low[c], self.high[c])
-        return values if self.decimals[c] < 0 else np.round(values, int(self.decimals[c])) + 0.0
-
-
-def decimals(values: np.ndarray, most: int = 6) -> int:
-    """The fewest decimals, up to `most`, that write every value of a sample exactly; -1 where none does."""
-    values = np.unique(values[:: max(1, len(values) // 4096)])
-    return next((d for d in range(most + 1) if (np.round(values, d) == values).all()), -1)
+            neat = steps[np.searchsorted((steps[1:] + steps[:-1]) / 2, values)]
+        else:
+            neat = np.clip(values, self.low[c], self.high[c])
+            neat = neat if self.decimals[c] is None else np.round(neat, self.decimals[c]) + 0.0  # no negative zero
+        return np.where(values != host, neat, values)
 
 
 def robust_std(x: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -79,8 +72,8 @@ def local(x: np.ndarray, normal: np.ndarray, start: int, end: int, seen: Channel
     """(level, scale), each (C,), around [start, end) in x (T, C): the level local, the scale of the whole window.
 
     Of normal steps alone: for the level those within one span length, for the scale all (a short stretch of a cycle
-    says little about its size). The hosts' level and scale where there are fewer than CONTEXT. The scale never falls
-    below a twentieth of the hosts', so that a quiet window does not blow a deviation up.
+    says little about its size). All hosts' level and scale where there are fewer than CONTEXT. The scale never falls
+    below a twentieth of all hosts', so that a quiet window does not blow a deviation up.
     """
     reach = max(end - start, CONTEXT)
     near = np.zeros(len(x), bool)
@@ -105,15 +98,14 @@ class Exemplar:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, x: np.ndarray, mask: np.ndarray, seen: Channels) -> Exemplar:
-        """A span of one support window x (T, C). Where all channels are marked, those that deviate are its own."""
+        """A span of one support window x (T, C), in the channels that it shows in."""
         start, end = pick_span(rng, mask)
-        level, scale = local(x, ~mask.any(1), start, end, seen)
-        dev, marked = (x[start:end] - level) / scale, mask[start:end].copy()
-        if mask.all(1)[start:end].all() and mask.shape[1] > 1:
-            peak = np.abs(dev).max(0)
-            usual = np.abs((x[~mask.any(1)] - level) / scale).max(0, initial=0.0)
-            marked &= own_channels(peak, usual)
-        return cls(dev, marked, scale)
+        normal = ~mask.any(1)
+        level, scale = local(x, normal, start, end, seen)
+        keep = normal.copy()
+        keep[start:end] = True  # without the window's other spans
+        own = shown(((x[keep] - seen.level) / seen.scale).T, mask[keep].T)[1].T
+        return cls((x[start:end] - level) / scale, own[~normal[keep]], scale)
 
     def stretched(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """(dev, marked) resampled to `length` steps by linear interpolation."""
@@ -159,7 +151,8 @@ def place(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: 
     length = int(np.clip(round(len(exemplar.dev) * rng.uniform(*STRETCH)), 1, len(host)))
     first = int(rng.integers(len(host) - length + 1))
     level, scale = local(host, np.ones(len(host), bool), first, first + length, seen)
-    ratio = np.clip(scale / exemplar.scale, *RATIO)
+    few = np.array([steps is not None for steps in seen.steps])  # a flag flips by one, however still its host
+    ratio = np.where(few, 1.0, np.clip(scale / exemplar.scale, *RATIO))
     return first, length, level, ratio * exemplar.scale  # level, unit (C,)
 
 
@@ -176,7 +169,7 @@ def paste_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, se
         under = host[first + piece.start : first + piece.stop, c]
         weight = taper[piece] if len(on) == length else fade(piece.stop - piece.start, TAPER[0])
         values = under + weight * (level[c] + factor * unit[c] * dev[piece, c] - under)
-        write(host, first + piece.start, c, seen.tidy(values, c), out, mask)
+        write(host, first + piece.start, c, seen.tidy(values, under, c), out, mask)
     return out, mask, factor
 
 
@@ -259,7 +252,7 @@ def taxonomy_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar,
         out, mask, most = host.copy(), np.zeros(host.shape, bool), 0.0
         for c in chosen:
             x = host[first : first + length, c]
-            values = seen.tidy(TAXONOMY[name](rng, x, signed[c]), c)
+            values = seen.tidy(TAXONOMY[name](rng, x, signed[c]), x, c)
             write(host, first, c, values, out, mask, gap=0 if name == "spike" else None)
             most = max(most, float(np.abs(values - x).max() / unit[c]))
         if most >= min(LEAST, LEAST * factor):
@@ -268,20 +261,29 @@ def taxonomy_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar,
 
 
 def last_resort(host: np.ndarray, exemplar: Exemplar, seen: Channels) -> tuple[np.ndarray, np.ndarray]:
-    """A step of six robust units on the exemplar's channels, where nothing else changes the host."""
+    """A step of six spreads, up or else down, on the exemplar's channels, where nothing else changes the host; to the
+    value farthest from the host's in channels of few. Only where none can do so a value that was never seen."""
     out, mask = host.copy(), np.zeros(host.shape, bool)
     middle = slice(len(host) // 2, min(len(host), len(host) // 2 + len(exemplar.dev)))
-    for c in np.flatnonzero(exemplar.marked.any(0)):
+    chosen = np.flatnonzero(exemplar.marked.any(0))
+    for c in chosen:
+        own, steps = host[middle, c], seen.steps[c]
+        if steps is not None:
+            new = np.where(np.abs(own - steps[0]) > np.abs(own - steps[-1]), steps[0], steps[-1])
+        else:
+            up, down = (seen.tidy(own + 6 * sign * seen.scale[c], own, c) for sign in (1, -1))
+            new = np.where(up != own, up, down)
+        write(host, middle.start, c, new, out, mask)
+    for c in chosen if not mask.any() else ():
         up = host[middle, c] + 6 * seen.scale[c]
-        out[middle, c] = np.where(up != host[middle, c], up, np.nextafter(host[middle, c], np.inf))
-        mask[middle, c] = True
+        write(host, middle.start, c, np.where(up != host[middle, c], up, np.nextafter(up, np.inf)), out, mask)
     return out, mask
 
 
 def make(name: str, hosts: Records, support: Records, seeds: list[int], severity: float) -> Records:
     """Records of one of the two generators."""
     usable = check_sets(hosts, support, need_mask=True)
-    seen = Channels.of(hosts, support)
+    seen = Channels.of(hosts, support, SeriesCodec.fit(hosts))
     rows = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
