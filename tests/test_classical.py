@@ -110,7 +110,7 @@ def test_the_last_resort_is_a_value_that_the_channel_can_take(values, marked, ex
     mask[40:60, marked] = True
     seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
     host[60, 2] = seen.high[2]
-    exemplar = Exemplar(np.zeros((20, 3)), mask[40:60], np.ones(3))
+    exemplar = Exemplar(np.zeros((20, 3)), mask[40:60], np.ones(3), False)
     x, found = last_resort(host, exemplar, seen)
     assert found[50:70].any(0).tolist() == [c == marked for c in range(3)] and found.sum() == 20
     assert (x[~found] == host[~found]).all() and (x[found] != host[found]).all()
@@ -123,7 +123,8 @@ def test_the_last_resort_is_a_value_that_the_channel_can_take(values, marked, ex
 def test_a_constant_channel_is_left_alone_where_another_can_move():
     hosts = flags(20)
     seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
-    _, found = last_resort(hosts.x[0], Exemplar(np.zeros((20, 3)), np.ones((20, 3), bool), np.ones(3)), seen)
+    every = Exemplar(np.zeros((20, 3)), np.ones((20, 3), bool), np.ones(3), False)
+    _, found = last_resort(hosts.x[0], every, seen)
     assert found.any(0).tolist() == [True, False, True]
 
 
@@ -145,6 +146,19 @@ def test_an_exemplar_is_drawn_in_the_channels_that_it_is_measured_in():
         assert got.marked.any(0).tolist() == own.any(1).tolist()
         several += 0 < own.any(1).sum() < 4
     assert several > 30
+
+
+def test_a_window_marked_whole_keeps_its_size_on_a_host_that_is_stiller_than_all():
+    """Recordings at 0, 1, .. 9, each hardly moving: an odd 40 is put as 40 times the factor, not as a tenth of it."""
+    rng = np.random.default_rng(0)
+    x = [i % 10 + 0.1 * rng.standard_normal((50, 2)) for i in range(60)]
+    hosts = Records("series", make_meta(60), x, [np.zeros((50, 2), bool)] * 60, {"channels": ["a", "b"]})
+    odd = x[0] + [40.0, 0.0]
+    support = replace(hosts.take([0]), x=[odd], mask=[np.ones((50, 2), bool)])
+    made = CLASSICAL["series"]["paste"](hosts, support, list(range(40)))
+    middle = [np.median(x[m] - 4.5) / 35.5 / f for x, m, f in zip(made.x, made.mask, made.meta["severity"])]
+    assert np.abs(np.array(middle) - 1).max() < 0.1
+    assert all(m.any(0).tolist() == [True, False] for m in made.mask)
 
 
 SHAPES = [(0.2, 1.0), (1.5, 1.0), (1.0, 0.4), (0.5, 0.7)]

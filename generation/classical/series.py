@@ -72,14 +72,12 @@ def local(x: np.ndarray, normal: np.ndarray, start: int, end: int, seen: Channel
     """(level, scale), each (C,), around [start, end) in x (T, C): the level local, the scale of the whole window.
 
     Of normal steps alone: for the level those within one span length, for the scale all (a short stretch of a cycle
-    says little about its size). All hosts' level and scale where there are fewer than CONTEXT. The scale never falls
-    below a twentieth of all hosts', so that a quiet window does not blow a deviation up.
+    says little about its size), of which there must be CONTEXT. The scale never falls below a twentieth of all hosts',
+    so that a quiet window does not blow a deviation up.
     """
     reach = max(end - start, CONTEXT)
     near = np.zeros(len(x), bool)
     near[max(0, start - reach) : end + reach] = True
-    if normal.sum() < CONTEXT:
-        return seen.level, seen.scale
     near = near & normal if (near & normal).sum() >= CONTEXT else normal
     scale = robust_std(x[normal], np.median(x[normal], axis=0))
     return np.median(x[near], axis=0), np.maximum(scale, seen.scale / 20)
@@ -89,23 +87,26 @@ def local(x: np.ndarray, normal: np.ndarray, start: int, end: int, seen: Channel
 class Exemplar:
     """A real anomalous span as deviation from its level.
 
-    dev (L, C): in robust units. marked (L, C): the label. scale (C,): the value of one unit.
+    dev (L, C): in robust units. marked (L, C): the label. scale (C,): the value of one unit. alone: whether too few
+    normal steps lie around it for a level of its own: level and scale are then those of all hosts.
     """
 
     dev: np.ndarray
     marked: np.ndarray
     scale: np.ndarray
+    alone: bool
 
     @classmethod
     def draw(cls, rng: np.random.Generator, x: np.ndarray, mask: np.ndarray, seen: Channels) -> Exemplar:
         """A span of one support window x (T, C), in the channels that it shows in."""
         start, end = pick_span(rng, mask)
         normal = ~mask.any(1)
-        level, scale = local(x, normal, start, end, seen)
+        alone = bool(normal.sum() < CONTEXT)
+        level, scale = (seen.level, seen.scale) if alone else local(x, normal, start, end, seen)
         keep = normal.copy()
         keep[start:end] = True  # without the window's other spans
         own = shown(((x[keep] - seen.level) / seen.scale).T, mask[keep].T)[1].T
-        return cls((x[start:end] - level) / scale, own[~normal[keep]], scale)
+        return cls((x[start:end] - level) / scale, own[~normal[keep]], scale, alone)
 
     def stretched(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """(dev, marked) resampled to `length` steps by linear interpolation."""
@@ -147,9 +148,14 @@ def write(
 
 
 def place(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels):
-    """(first, length, level, unit): where a stretched exemplar goes, the host's level and value of a unit there."""
+    """(first, length, level, unit): where a stretched exemplar goes, the level and the value of a unit there.
+
+    They are the host's; those of all hosts for an exemplar that was measured so, whose size says nothing of a host's.
+    """
     length = int(np.clip(round(len(exemplar.dev) * rng.uniform(*STRETCH)), 1, len(host)))
     first = int(rng.integers(len(host) - length + 1))
+    if exemplar.alone:
+        return first, length, seen.level, exemplar.scale
     level, scale = local(host, np.ones(len(host), bool), first, first + length, seen)
     few = np.array([steps is not None for steps in seen.steps])  # a flag flips by one, however still its host
     ratio = np.where(few, 1.0, np.clip(scale / exemplar.scale, *RATIO))
