@@ -82,20 +82,40 @@ def flags(n: int, values=(0.0, 1.0), *, seed=0) -> Records:
     x = [np.stack([np.full(100, values[0]), np.full(100, 3.0), rng.uniform(1, 9, 100)], axis=1) for _ in range(n)]
     for window in x:
         window[rng.integers(100), 0] = values[-1]
-    return Records("series", make_meta(n), x, [np.zeros((100, 3), bool)] * n, {"channels": list("abc")})
+    meta = make_meta(n, id=[f"flags{i}" for i in range(n)])
+    return Records("series", meta, x, [np.zeros((100, 3), bool)] * n, {"channels": list("abc")})
 
 
-def test_a_flag_flips_as_its_exemplar_does_however_still_its_host():
-    """An exemplar on the other value gives windows on the other value, whatever a twitch of the host's measures."""
-    hosts = flags(20)
+def test_a_state_moves_as_far_as_its_exemplars_however_still_its_host():
+    """Two states up from where a restless exemplar was, times the factor, on hosts that stand still."""
+    hosts = flags(20, (0.0, 1.0, 2.0, 3.0))
+    for window, state in zip(hosts.x, range(4)):
+        window[:25, 0] = state
+    odd, mask = hosts.x[9].copy(), np.zeros((100, 3), bool)
+    odd[:, 0] = np.arange(100) % 3
+    odd[40:60, 0], mask[40:60, 0] = 3, True
+    support = replace(hosts.take([0]), x=[odd], mask=[mask])
+    made = CLASSICAL["series"]["paste"](hosts.take(range(4, 20)), support, list(range(40)))
+    for x, m, factor in zip(made.x, made.mask, made.meta["severity"]):
+        assert m.any(0).tolist() == [True, False, False]
+        assert np.median(x[m]) == pytest.approx(2 * factor, abs=0.51)
+
+
+def test_a_value_of_the_hosts_own_stays_where_the_anomaly_does_nothing():
+    """A state of half the hosts that the sample missed is no change, so that nothing of it is marked."""
+    hosts = flags(600)
+    for window in hosts.x[1::2]:
+        window[:, 0] = 0.5
     odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
-    odd[:, 0] = np.random.default_rng(1).integers(0, 2, 100)  # a restless flag: its units are large ones
-    odd[40:60, 0], mask[40:60, 0] = 1, True
-    odd[:20, 0] = 0
+    odd[:, 0] = 0
+    odd[40:50, 0], mask[40:60, 0] = 1, True
     support = replace(hosts.take([0]), x=[odd], mask=[mask])
     made = CLASSICAL["series"]["paste"](hosts, support, list(range(40)))
-    moved = [m.any(0).tolist() == [True, False, False] and (x[m] == 1).mean() > 0.9 for x, m in zip(made.x, made.mask)]
-    assert sum(moved) == 40
+    missed = [m.sum() for m, host in zip(made.mask, made.meta["host"]) if int(host.removeprefix("flags")) % 2]
+    assert len(missed) > 10 and max(missed) <= 15
+    made = CLASSICAL["series"]["taxonomy"](hosts, support, list(range(120)))
+    spikes = [x[m] for x, m, what in zip(made.x, made.mask, made.meta["mask_source"]) if ":spike:" in what]
+    assert len(spikes) > 5 and all((values == 1).all() for values in spikes)
 
 
 @pytest.mark.parametrize(
