@@ -65,6 +65,7 @@ class Base:
     latent: torch.nn.Module | None
     config: dict
     device: str = "cpu"
+    adapted: bool = False  # whether it carries an adapter
 
     @classmethod
     def build(
@@ -137,6 +138,12 @@ class Base:
         base.denoiser.eval().requires_grad_(False)
         return base
 
+    def take_adapter(self) -> None:
+        """Note that it carries an adapter from now on; ValueError where it does: a second would be put on the first."""
+        if self.adapted:
+            raise ValueError("a base carries one adapter, and this one does; load the base again for another")
+        self.adapted = True
+
     def denoise(self, x: Tensor, sigma: Tensor, **cond) -> Tensor:
         """x0 as a normal record would have it: kind 0, any adapter on the network switched off by the caller."""
         cond["kind"] = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -157,7 +164,8 @@ class Adapter:
 
     @classmethod
     def build(cls, base: Base, kinds: list[str], *, rank: int, seed: int) -> Adapter:
-        """A fresh adapter, changing nothing yet; base.net carries one adapter at a time."""
+        """A fresh adapter, changing nothing yet; ValueError where the base carries one."""
+        base.take_adapter()
         owner = base.denoiser if base.pretrained else base.net
         if base.pretrained:
             owner.kinds.name(kinds)  # kinds as prompts
@@ -200,6 +208,7 @@ class Adapter:
                 adapter = cls.build(base, kinds, rank=config["rank"], seed=config["seed"])
                 lora.load(adapter.owner, tensors)
             else:
+                base.take_adapter()
                 adapter = cls(base, kinds, config, folded=tensors)
                 adapter.layers = lora.fold(base.net, tensors, kinds=len(kinds))
         except ValueError as error:

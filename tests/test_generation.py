@@ -178,6 +178,21 @@ def test_an_adapter_in_training_and_a_folded_one_are_one_function(fitted, tmp_pa
         assert torch.equal(p, folded.parameters()[name])
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_a_base_carries_one_adapter(tmp_path, train):
+    """A second would be put on the first, and every score and generation of it would be of both."""
+    fit, support = tiny.make("row")
+    fit_base(fit, settings=tiny.SETTINGS["row"], seed=0, device="cpu")[0].save(tmp_path / "base")
+    base = Base.load(tmp_path / "base")
+    fit_adapter(base, fit, support, settings=tiny.ADAPT, seed=0)[0].save(tmp_path / "adapter")
+    base = Base.load(tmp_path / "base")
+    Adapter.load(base, tmp_path / "adapter", train=train)
+    with pytest.raises(InputError, match="carries one adapter"):
+        Adapter.load(base, tmp_path / "adapter", train=not train)
+    with pytest.raises(ValueError, match="load the base again"):
+        Adapter.build(base, ["k0"], rank=2, seed=0)
+
+
 def test_torn_weights_are_refused(fitted, tmp_path):
     base = Base.build(
         fitted.modality, fitted.base.codec, tiny.SETTINGS[fitted.modality], shape=tuple(fitted.base.config["shape"])
