@@ -120,24 +120,34 @@ def blotted(crops: np.ndarray, holes: np.ndarray, seed: int) -> np.ndarray:
     return out
 
 
+def base_steps(modality: str, settings: dict) -> int:
+    """Training steps of `fit_base`, those of an autoencoder of its own first."""
+    latent = settings["latent"] if modality == "image" and not settings.get("pretrained") else {}
+    return settings["steps"] + (latent["steps"] if latent.get("kind") == "train" else 0)
+
+
 def fit_base(
     fit: Records, *, settings: dict, seed: int, device: str, folder: Path | None = None, report: Report = None
 ) -> tuple[Base, list[float]]:
-    """A base fitted on normals under random masks, and its losses. `folder` keeps checkpoints for a rerun."""
+    """A base fitted on normals under random masks, and its losses. `folder` keeps checkpoints for a rerun.
+
+    report: told of the steps done, out of `base_steps`, and the loss.
+    """
     codec = CODECS[fit.modality].fit(fit)
     base = Base.build(fit.modality, codec, settings, shape=shape_of(codec, fit), device=device, seed=seed)
+    before = base_steps(fit.modality, settings) - settings["steps"]
     if fit.modality == "image" and not base.pretrained:
         part = settings["latent"]
-        steps = part["steps"] if part["kind"] == "train" else 0
         fit_autoencoder(
             base,
             fit,
-            steps=steps,
+            steps=before,
             batch=settings["batch"],
             lr=part["lr"],
             pool=min(1024, settings["pool"]),
             seed=seed,
             folder=folder / "autoencoder" if folder else None,
+            report=report,
         )
     if base.pretrained:  # it knows what is normal already
         return base, []
@@ -147,7 +157,8 @@ def fit_base(
     trainer = Trainer(
         parameters, loss_of(base), with_noise(batches, seed, device), steps=settings["steps"], lr=settings["lr"]
     )
-    losses = train(trainer, folder=folder / "denoiser" if folder else None, report=report)
+    after = (lambda step, loss: report(before + step, loss)) if report else None
+    losses = train(trainer, folder=folder / "denoiser" if folder else None, report=after)
     base.denoiser.eval().requires_grad_(False)
     return base, losses
 

@@ -15,12 +15,13 @@ def main(run: Run) -> dict:
     from data.records import read_store
     from generation.attention import backend
     from generation.model import pick_device
-    from generation.training import fit_base
+    from generation.training import base_steps, fit_base
 
     settings = run.settings.model_dump(by_alias=True)
     device = pick_device(run.params.device)
     fit = read_store(run.paths.records / "fit")
-    with run.work(run.paths.records / "fit") as work, progress(settings["steps"], f"fit {run.dataset}") as bar:
+    steps = base_steps(run.modality, settings)
+    with run.work(run.paths.records / "fit") as work, progress(steps, f"fit {run.dataset}") as bar:
         base, losses = fit_base(
             fit, settings=settings, seed=0, device=device, folder=work.scratch("base"),
             report=lambda step, loss: bar.to(step, f"loss {loss:.3f}"),

@@ -22,7 +22,7 @@ from generation.inpaint import generate
 from generation.model import Adapter, Base
 from generation.paste import paste_series
 from generation.plan import HOSTS, PLACES, activity, arms, chances, host_bins, pick, plan
-from generation.training import fit_adapter, fit_base, match_scales
+from generation.training import base_steps, fit_adapter, fit_base, match_scales
 
 
 class Fitted:
@@ -383,6 +383,16 @@ def test_plan_rows_do_not_change_with_the_count_and_follow_the_steering():
     assert hit == pytest.approx(chances(shapes, {key: 1.0})[4], abs=0.08)
     assert 0.6 < hit < 0.85  # most draws steered, the rest explores
     assert steered["kind"].nunique() == 2
+
+
+@pytest.mark.parametrize(("modality", "kind", "extra"), [("image", "train", 4), ("image", "pixels", 0), ("row", "", 0)])
+def test_training_tells_every_step_the_autoencoders_too(modality, kind, extra):
+    settings = {**tiny.SETTINGS[modality], "steps": 3}
+    if kind:
+        settings["latent"] = {**settings["latent"], "kind": kind, "steps": 4, "factor": 4 if extra else 2}
+    told = []
+    fit_base(tiny.make(modality)[0], settings=settings, seed=0, device="cpu", report=lambda step, _: told.append(step))
+    assert told == list(range(1, 4 + extra)) and told[-1] == base_steps(modality, settings)
 
 
 class Killed(Exception):
