@@ -15,7 +15,7 @@ from data.records import Records, concat, make_meta
 from data.records.series import SeriesCodec, shown
 from generation.classical import CLASSICAL, classical
 from generation.classical.image import background
-from generation.classical.series import TAXONOMY, Channels, Exemplar, fade, last_resort
+from generation.classical.series import TAXONOMY, Channels, Exemplar, fade, last_resort, place
 
 NAMES = [(modality, name) for modality, made in CLASSICAL.items() for name in made]
 
@@ -148,6 +148,9 @@ def test_a_constant_channel_is_left_alone_where_another_can_move():
     assert found.any(0).tolist() == [True, False, True]
 
 
+SHAPES = [(0.2, 1.0), (1.5, 1.0), (1.0, 0.4), (0.5, 0.7)]
+
+
 def test_an_exemplar_is_drawn_in_the_channels_that_it_is_measured_in():
     """Skewed channels, whose MAD and quartiles differ several times over, one of them a window that is marked whole."""
     rng = np.random.default_rng(0)
@@ -181,7 +184,21 @@ def test_a_window_marked_whole_keeps_its_size_on_a_host_that_is_stiller_than_all
     assert all(m.any(0).tolist() == [True, False] for m in made.mask)
 
 
-SHAPES = [(0.2, 1.0), (1.5, 1.0), (1.0, 0.4), (0.5, 0.7)]
+def test_an_exemplar_has_a_level_of_its_own_from_eight_normal_steps_on():
+    """With seven it is measured by all hosts' level and scale; so is where it goes on a host of seven steps."""
+    hosts = windows(30)
+    seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
+    odd = hosts.x[0] + 50
+    for count in (7, 8):
+        mask = np.ones((100, 3), bool)
+        mask[:count] = False
+        got = Exemplar.draw(np.random.default_rng(0), odd, mask, seen)
+        far = (odd[count:] - seen.level) / seen.scale
+        assert got.alone == (count == 7) == (np.abs(got.dev - far).max() < 1e-9)
+    for count in (7, 8):
+        host = np.random.default_rng(1).normal(20, 5, (count, 3))
+        level = place(np.random.default_rng(0), host, got, seen)[2]
+        assert (level == seen.level).all() == (count == 7)
 
 
 def test_each_of_two_spans_is_drawn_in_its_own_channels():

@@ -72,9 +72,11 @@ def local(x: np.ndarray, normal: np.ndarray, start: int, end: int, seen: Channel
     """(level, scale), each (C,), around [start, end) in x (T, C): the level local, the scale of the whole window.
 
     Of normal steps alone: for the level those within one span length, for the scale all (a short stretch of a cycle
-    says little about its size), of which there must be CONTEXT. The scale never falls below a twentieth of all hosts',
-    so that a quiet window does not blow a deviation up.
+    says little about its size). All hosts' level and scale where there are fewer than CONTEXT. The scale never falls
+    below a twentieth of all hosts', so that a quiet window does not blow a deviation up.
     """
+    if normal.sum() < CONTEXT:
+        return seen.level, seen.scale
     reach = max(end - start, CONTEXT)
     near = np.zeros(len(x), bool)
     near[max(0, start - reach) : end + reach] = True
@@ -101,12 +103,11 @@ class Exemplar:
         """A span of one support window x (T, C), in the channels that it shows in."""
         start, end = pick_span(rng, mask)
         normal = ~mask.any(1)
-        alone = bool(normal.sum() < CONTEXT)
-        level, scale = (seen.level, seen.scale) if alone else local(x, normal, start, end, seen)
+        level, scale = local(x, normal, start, end, seen)
         keep = normal.copy()
         keep[start:end] = True  # without the window's other spans
         own = shown(((x[keep] - seen.level) / seen.scale).T, mask[keep].T)[1].T
-        return cls((x[start:end] - level) / scale, own[~normal[keep]], scale, alone)
+        return cls((x[start:end] - level) / scale, own[~normal[keep]], scale, bool(normal.sum() < CONTEXT))
 
     def stretched(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """(dev, marked) resampled to `length` steps by linear interpolation."""
