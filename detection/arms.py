@@ -43,7 +43,8 @@ def additions(
 
     def pasted(number: int) -> Records:
         host = np.random.default_rng([seed, 2]).permutation(len(fit))
-        return classical(fit.modality, fit.take(np.resize(host, number)), support, seeds_of(seed, 3, number))
+        hosts = fit.take(np.resize(host, number))
+        return classical(fit.modality, hosts, support, seeds_of(seed, 3, number), normals=fit)
 
     if arm == "real":
         return []

@@ -41,7 +41,7 @@ def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
         return np.asarray(codec.encode(records)[0], dtype=np.float32)
     if records.modality == "series":
         x, mask = codec.encode(records)
-        own = np.stack([shown(v, m)[1] for v, m in zip(x, mask)]) if len(x) else mask
+        own = np.stack([shown(v, m, codec.still)[1] for v, m in zip(x, mask)]) if len(x) else mask
         return (x * own).reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float32)
     from data.records.image import crop, grey, resize, to_float
 

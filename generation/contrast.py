@@ -18,7 +18,7 @@ def contrast(records: Records, codec) -> np.ndarray:
     if records.modality == "series":
         x, mask = codec.encode(records)
         for i, window in enumerate(zip(x, mask)):
-            size, own = shown(*window)
+            size, own = shown(*window, codec.still)
             out[i] = size[own].mean() if own.any() else 0.0
         return out
     from scipy.ndimage import binary_dilation

@@ -199,11 +199,12 @@ def anomaly_examples(base, support: Records, fit: Records, kind: np.ndarray, *, 
         repeat = max(1, count // len(x0))
         x0, kind = np.repeat(x0, repeat, axis=0), np.repeat(kind, repeat)
         return masked(x0, np.stack([hole(base, rng, x0.shape[1:]) for _ in x0]), kind, device)
-    from generation.classical import CLASSICAL
+    from generation.classical.series import Channels, paste
 
     rng = rng_of(seed, 3)
     hosts = fit.take(rng.integers(len(fit), size=count))
-    pasted = CLASSICAL["series"]["paste"](hosts, support, [int(s) for s in rng.integers(2**31, size=count)])
+    seen = Channels.of(fit, support, base.codec)
+    pasted = paste(hosts, support, [int(s) for s in rng.integers(2**31, size=count)], seen=seen)
     x, mask = base.codec.encode(support)
     x_pasted, mask_pasted = base.codec.encode(pasted)
     repeat = max(1, count // (2 * len(x)))  # half real, half the real deviations on other hosts

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from data.records import Records
+from data.records.series import spans
 from generation.holes import random_mask
 
 __all__ = ["image_mask", "image_place", "placed", "random_mask", "row_mask", "series_mask", "series_place"]
@@ -264,12 +265,6 @@ def placed(draw: Callable[[], Drawn], place_of: Callable[[Drawn], str], place: s
 
 
 # series
-
-
-def spans(line: np.ndarray) -> list[tuple[int, int]]:
-    """[start, end) of every run of True in a bool (T,)."""
-    turns = np.flatnonzero(np.diff(np.r_[False, line, False].astype(np.int8)))
-    return [(int(a), int(b)) for a, b in zip(turns[::2], turns[1::2])]
 
 
 def pick_span(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]:

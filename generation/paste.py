@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -11,7 +13,7 @@ from generation.masks import image_place, series_place
 FEATHER = 1.5  # pixels over which a paste fades in
 TAPER = 0.08  # share of a span over which a series edit fades in
 CHANGED_IMAGE = 0.02  # least change, of the full range, that counts as anomalous
-CHANGED_SERIES = 0.15  # the same in codec units (robust std of the channel)
+CHANGED_SERIES = 0.15  # the same in units of the channel (its robust std)
 RELATIVE = 0.2  # and at least this share of the record's own strong change
 
 
@@ -88,11 +90,12 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
     hole = masks.transpose(0, 2, 1)
     own = np.stack(chosen.x)  # (N, T, C), as all that follows
     faces = [(x + fade * (face - x)).astype(x.dtype) for face in (made, control)]
+    codec = replace(codec, decimals=seen.decimals)
     values, twins = (tidied(np.stack(codec.decode(face, chosen, hole)), own, seen) for face in faces)
-    change = np.abs(values - twins) / codec.scale
+    change = np.abs(values - twins) / seen.unit
     strong = np.array([np.quantile(c[m], 0.9) if m.any() else 0.0 for c, m in zip(change, masks)])
     moved = change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]
-    moved &= np.abs(values - own) > CHANGED_SERIES * codec.scale
+    moved &= np.abs(values - own) > CHANGED_SERIES * seen.unit
     label = np.stack([bridge(m) for m in moved]) & masks
     values, twins = (list(np.where(label, face, own)) for face in (values, twins))
     overlap = [(a & b).sum() / max(1, (a | b).sum()) for a, b in zip(label, masks)]

@@ -296,14 +296,6 @@ def lines(
     return _svg(body, height, title, width, "chart")
 
 
-def spans(flags: np.ndarray) -> list[tuple[int, int]]:
-    """[start, end) of every run of True."""
-    edges = np.flatnonzero(
-        np.diff(np.concatenate([[False], np.asarray(flags, bool), [False]]).astype(np.int8))
-    )
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
-
-
 def eight_bit(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     """The image as uint8; deeper ones by the 0.5 and 99.5 percentiles of `like`, the scale all panels share."""
     if image.dtype == np.uint8:

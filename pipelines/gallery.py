@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data.records import Records, concat, iter_store, read_store
+from data.records.series import spans
 from pipelines import figures, ledger
 
 CELLS = 8  # columns of a row shown per card; the changed ones come first
@@ -257,7 +258,7 @@ def _series(records: Records, i: int, hosts: Records | None, j: int | None, twin
         strips.append({
             "name": figures.plain(names[c] if c < len(names) else f"channel {c}", 36),
             "range": f"{low:.4g} to {high:.4g}".replace("-", "−"),
-            "steps": len(x), "spans": [list(s) for s in figures.spans(mask[:, c])],
+            "steps": len(x), "spans": [list(s) for s in spans(mask[:, c])],
             "lines": {k: [round(h) if math.isfinite(h) else None for h in v] for k, v in heights.items()},
         })  # fmt: skip
     return {"strips": strips, "more": x.shape[1] - len(shown)}

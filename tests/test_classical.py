@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from data.records import Records, concat, make_meta
 from data.records.series import SeriesCodec, shown
+from detection.arms import additions
+from detection.novelty import edit_vectors
 from generation.classical import CLASSICAL, classical
 from generation.classical.image import background
 from generation.classical.series import TAXONOMY, Channels, Exemplar, fade, last_resort, place
+from generation.contrast import contrast
 
 NAMES = [(modality, name) for modality, made in CLASSICAL.items() for name in made]
 
@@ -130,7 +133,7 @@ def test_the_last_resort_is_a_value_that_the_channel_can_take(values, marked, ex
     mask[40:60, marked] = True
     seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
     host[60, 2] = seen.high[2]
-    exemplar = Exemplar(np.zeros((20, 3)), mask[40:60], np.ones(3), False)
+    exemplar = Exemplar(np.zeros((20, 3)), mask[40:60], np.ones(3), np.zeros(3, bool))
     x, found = last_resort(host, exemplar, seen)
     assert found[50:70].any(0).tolist() == [c == marked for c in range(3)] and found.sum() == 20
     assert (x[~found] == host[~found]).all() and (x[found] != host[found]).all()
@@ -140,10 +143,53 @@ def test_the_last_resort_is_a_value_that_the_channel_can_take(values, marked, ex
         assert (x[found] >= seen.low[2]).all() and (x[found] <= seen.high[2]).all() and x[60, 2] < host[60, 2]
 
 
+def short(values: list[float]) -> tuple[Records, Channels]:
+    """One host of one channel, and what it says of it."""
+    hosts = Records("series", make_meta(1), [np.array(values)[:, None]], [np.zeros((len(values), 1), bool)],
+                    {"channels": ["a"]})  # fmt: skip
+    return hosts, Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
+
+
+def resort(host: np.ndarray, seen: Channels) -> np.ndarray:
+    """What the last resort makes of the second half of a host of one channel."""
+    exemplar = Exemplar(np.zeros((len(host), 1)), np.ones((len(host), 1), bool), np.ones(1), np.zeros(1, bool))
+    return last_resort(host, exemplar, seen)[0][len(host) // 2 :, 0]
+
+
+def test_the_last_resort_moves_a_counter_that_hardly_ever_counts_by_one():
+    """Six of its spreads round to nothing."""
+    hosts, seen = short([0.0] * 38 + [1.0])
+    assert seen.steps == [None] and 6 * seen.scale[0] < 0.5
+    assert resort(hosts.x[0], seen).tolist() == [1.0] * 19 + [2.0]
+
+
+def test_the_last_resort_takes_a_still_channel_as_far_as_anomalies_do():
+    """A hundredth, not six."""
+    hosts, _ = short([0.0] * 40)
+    support = replace(hosts, x=[np.linspace(0, 0.01, 40)[:, None]])
+    seen = Channels.of(hosts, support, SeriesCodec.fit(hosts))
+    assert seen.steps == [None]
+    assert resort(hosts.x[0], seen) == pytest.approx(np.full(20, 0.01))
+
+
+def test_the_last_resort_goes_where_there_is_room():
+    """Not up by the billionth that is left there."""
+    values = np.random.default_rng(0).normal(size=40)
+    _, seen = short([*values])
+    assert (resort(np.full((10, 1), seen.high[0] - 1e-9), seen) < seen.high[0] - 1).all()
+
+
+def test_a_constant_of_a_few_steps_has_one_value():
+    hosts, seen = short([3.0] * 8)
+    assert [v.tolist() for v in seen.steps] == [[3.0]] and seen.low == seen.high == 3
+    assert (seen.tidy(np.array([9.0]), np.array([3.0]), 0) == 3).all()
+    assert (resort(hosts.x[0], seen) == 9).all(), "nothing else can move"
+
+
 def test_a_constant_channel_is_left_alone_where_another_can_move():
     hosts = flags(20)
     seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
-    every = Exemplar(np.zeros((20, 3)), np.ones((20, 3), bool), np.ones(3), False)
+    every = Exemplar(np.zeros((20, 3)), np.ones((20, 3), bool), np.ones(3), np.zeros(3, bool))
     _, found = last_resort(hosts.x[0], every, seen)
     assert found.any(0).tolist() == [True, False, True]
 
@@ -164,11 +210,119 @@ def test_an_exemplar_is_drawn_in_the_channels_that_it_is_measured_in():
         mask[low:high] = True
         odd = window + 4 * codec.scale * rng.random(4) * mask
         one = replace(hosts.take([0]), x=[odd], mask=[mask])
-        _, own = shown(codec.encode(one)[0][0], mask.T)
+        _, own = shown(codec.encode(one)[0][0], mask.T, codec.still)
         got = Exemplar.draw(np.random.default_rng(0), odd, mask, seen)
         assert got.marked.any(0).tolist() == own.any(1).tolist()
         several += 0 < own.any(1).sum() < 4
     assert several > 30
+
+
+def flagged(high: float = 1.0) -> tuple[Records, Records]:
+    """Normals whose channel b stands at 0, and three windows marked whole for ten steps: in the first b goes `high`, in
+    the second a is odd, in the third both are."""
+    hosts = windows(30)
+    for window in hosts.x:
+        window[:, 1] = 0
+    mask = np.zeros((100, 3), bool)
+    mask[40:50] = True
+    odd = [hosts.x[i].copy() for i in range(3)]
+    odd[0][40:50, 1] = odd[2][40:50, 1] = high
+    odd[1][40:50, 0] += 30
+    odd[2][40:50, 0] += 30
+    return hosts, replace(hosts.take(range(3)), x=odd, mask=[mask] * 3)
+
+
+def test_a_flag_that_never_moves_in_the_normals_is_what_an_anomaly_shows_in():
+    """By one, less than three spreads of a channel that moves; where it stands it is none."""
+    hosts, support = flagged()
+    codec = SeriesCodec.fit(hosts)
+    assert codec.still.tolist() == SeriesCodec.from_state(codec.state()).still.tolist() == [False, True, False]
+    x, mask = codec.encode(support)
+    own = [shown(v, m, codec.still)[1].any(1).tolist() for v, m in zip(x, mask)]
+    assert own == [[False, True, False], [True, False, False], [True, True, False]]
+    assert contrast(support.take([0]), codec) == pytest.approx([1])
+    edits = edit_vectors(support, codec).reshape(3, 3, 100)
+    assert edits.any(2).tolist() == own
+    for name in ("paste", "taxonomy"):
+        made = CLASSICAL["series"][name](hosts, support, list(range(60)))
+        parents = [list(support.meta["id"]).index(parent) for (parent,) in made.meta["parents"]]
+        for mask, parent in zip(made.mask, parents):
+            assert not (mask.any(0) & ~np.array(own[parent])).any()
+        assert {(parent, m[:, 1].any()) for parent, m in zip(parents, made.mask)} >= {(0, True), (1, False), (2, True)}
+        flags = [x[:, 1][m[:, 1]] for x, m in zip(made.x, made.mask)]
+        assert all(set(values) <= ({1.0} if name == "paste" else {0.0, 1.0}) for values in flags)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_channel_that_only_anomalies_move_is_changed_alike_in_every_unit(whole):
+    """Volts or microvolts: the same seeds draw the same changes, of several types, seldom at the limit."""
+    drawn = []
+    for high in (1e-3, 1.0, 1e3):
+        hosts, support = flagged()
+        odd, mask = support.x[0].copy(), np.zeros((100, 3), bool)
+        odd[:, 1] = high * np.sin(np.arange(100) / 9)
+        mask[slice(None) if whole else slice(30, 70), 1] = True
+        odd[~mask[:, 1], 1] = 0
+        support = replace(support.take([0]), x=[odd], mask=[mask])
+        made = CLASSICAL["series"]["taxonomy"](hosts, support, list(range(60)))
+        kinds = [what.split(":")[1] for what in made.meta["mask_source"]]
+        peak = np.array([np.abs(x[:, 1]).max() for x in made.x]) / high
+        assert len(set(kinds)) >= 3 and (peak > 1.45).mean() < 0.3
+        drawn.append((kinds, peak))
+    assert drawn[0][0] == drawn[1][0] == drawn[2][0]
+    assert np.abs(drawn[0][1] - drawn[2][1]).max() < 1e-6
+
+
+def test_hosts_too_short_for_a_level_of_their_own_take_an_exemplar_at_its_size():
+    hosts = windows(30)
+    hosts = replace(hosts, x=[x * [1, 20, 1] for x in hosts.x])
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    odd[40:44, 1] = np.median(odd[:, 1]) + 8 * SeriesCodec.fit(hosts).scale[1]
+    odd[:40, 1] = np.median(odd[:, 1]) + 0.01 * (np.arange(40) % 2)  # a quiet window
+    odd[44:, 1] = np.median(odd[:, 1])
+    mask[40:44, 1] = True
+    support = replace(hosts.take([0]), x=[odd], mask=[mask])
+    brief = replace(hosts, x=[x[:6] for x in hosts.x], mask=[m[:6] for m in hosts.mask])
+    seen = Channels.of(hosts, support, SeriesCodec.fit(hosts))
+    exemplar = Exemplar.draw(np.random.default_rng(0), odd, mask, seen)
+    level, unit = place(np.random.default_rng(0), brief.x[3], exemplar, seen)[2:]
+    assert unit[1] == exemplar.scale[1] and level[1] == seen.level[1]
+
+
+def test_channels_are_measured_by_all_normals_where_the_hosts_are_some():
+    """Of hosts that hardly move alone, two channels of the anomaly would be its own; of all normals one is."""
+    rng = np.random.default_rng(0)
+    x = [(0.01 if i < 6 else 2.0) * rng.uniform(-1, 1, (60, 4)) for i in range(60)]
+    every = Records("series", make_meta(60), x, [np.zeros((60, 4), bool)] * 60, {"channels": list("abcd")})
+    odd, mask = x[50].copy(), np.zeros((60, 4), bool)
+    odd[20:40, 2] += 20
+    odd[20:40, 0] *= 1.5  # two spreads of all
+    mask[20:40] = True
+    support = replace(every.take([0]), x=[odd], mask=[mask])
+    still = every.take(range(6))
+    for normals, expected in ((None, 2), (every, 1)):
+        made = classical("series", still, support, list(range(0, 40, 2)), normals=normals)
+        assert {int(m.any(0).sum()) for m in made.mask} == {expected}
+    for seed in range(40):  # one host of every, that an arm draws
+        added = additions("classical", every, support, every.take([]), every.take([0]), seed=seed)
+        assert [m.any(0).tolist() for m in added[0].mask] == [[False, False, True, False]]
+
+
+def test_what_only_anomalies_write_more_finely_is_kept():
+    """A channel of whole numbers that an anomaly takes to a quarter."""
+    hosts = windows(20)
+    for window in hosts.x:
+        window[:, 0] = np.round(window[:, 0] * 10)
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    odd[40:60, 0], mask[40:60, 0] = 0.25 + np.arange(20) / 64, True
+    support = replace(hosts.take([0]), x=[odd], mask=[mask])
+    seen = Channels.of(hosts, support, SeriesCodec.fit(hosts))
+    assert SeriesCodec.fit(hosts).decimals[0] == 0 and seen.decimals[0] == 6
+    assert seen.tidy(np.array([0.26, 0.1234567]), np.zeros(2), 0).tolist() == [0.26, 0.123457]
+    for value, places in ((1 / 3, None), (-1e12, 0)):  # full precision; off all that is seen, but no finer
+        odd[50, 0] = value
+        assert Channels.of(hosts, support, SeriesCodec.fit(hosts)).decimals[0] == places
+        odd[40:60, 0] = 7
 
 
 def test_a_window_marked_whole_keeps_its_size_on_a_host_that_is_stiller_than_all():
@@ -194,11 +348,57 @@ def test_an_exemplar_has_a_level_of_its_own_from_eight_normal_steps_on():
         mask[:count] = False
         got = Exemplar.draw(np.random.default_rng(0), odd, mask, seen)
         far = (odd[count:] - seen.level) / seen.scale
-        assert got.alone == (count == 7) == (np.abs(got.dev - far).max() < 1e-9)
+        assert got.alone.tolist() == [count == 7] * 3
+        assert (np.abs(got.dev - far).max() < 1e-9) == (count == 7)
     for count in (7, 8):
         host = np.random.default_rng(1).normal(20, 5, (count, 3))
         level = place(np.random.default_rng(0), host, got, seen)[2]
         assert (level == seen.level).all() == (count == 7)
+
+
+def test_channels_that_start_one_after_another_are_measured_each_by_its_own_normal_steps():
+    """b is marked for ten steps of the eighty that a is: its level is that of the other ninety."""
+    hosts = windows(30)
+    seen = Channels.of(hosts, hosts.take([]), SeriesCodec.fit(hosts))
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    mask[4:97, 0], mask[40:50, 1] = True, True
+    odd[:, 1] = 7 + np.arange(100) % 2
+    odd[:4, 1] = 1000
+    got = Exemplar.draw(np.random.default_rng(0), odd, mask, seen)
+    assert got.alone.tolist() == [True, False, False] and got.marked.sum(0).tolist() == [93, 10, 0]
+    assert got.scale[0] == seen.scale[0] and got.scale[1] == pytest.approx(1.4826)
+    assert np.abs(got.dev[36:46, 1] * got.scale[1]).max() <= 1
+    _, _, level, unit = place(np.random.default_rng(0), hosts.x[1] + 500, got, seen)
+    assert level[0] == seen.level[0] and unit[0] == got.scale[0] and level[1] > 400
+
+
+def test_a_restless_flag_gets_textbook_changes_of_every_type():
+    """It flips every step, so that a flip is less than two of its units."""
+    hosts = flags(20)
+    for window in hosts.x:
+        window[:, 0] = np.arange(100) % 2
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    odd[40:70, 0], mask[40:70, 0] = 1, True
+    support = replace(hosts.take([0]), x=[odd], mask=[mask])
+    made = CLASSICAL["series"]["taxonomy"](hosts, support, list(range(200)))
+    kinds = pd.Series([what.split(":")[1] for what in made.meta["mask_source"]]).value_counts(normalize=True)
+    assert len(kinds) >= 6 and kinds.max() < 0.3, kinds
+    assert all(set(x[:, 0]) <= {0.0, 1.0} for x in made.x)
+
+
+def test_a_span_marked_whole_is_drawn_in_its_own_channels_beside_one_that_names_some():
+    hosts = windows(30)
+    codec = SeriesCodec.fit(hosts)
+    seen = Channels.of(hosts, hosts.take([]), codec)
+    odd, mask = hosts.x[0].copy(), np.zeros((100, 3), bool)
+    mask[10:30], mask[60:90, 1:] = True, True
+    odd[10:30, 0] += 30
+    own = shown(((odd - codec.centre) / codec.scale).T, mask.T, codec.still)[1]
+    assert own[:, 10:30].any(1).tolist() == [True, False, False]
+    assert own[:, 60:90].any(1).tolist() == [False, True, True], "a label that names channels is believed"
+    numbers = mask.astype(np.uint8)
+    drawn = [Exemplar.draw(np.random.default_rng(seed), odd, numbers, seen).marked for seed in range(20)]
+    assert {(len(m), *m.any(0).tolist()) for m in drawn} == {(20, True, False, False), (30, False, True, True)}
 
 
 def test_each_of_two_spans_is_drawn_in_its_own_channels():

@@ -203,6 +203,9 @@ def test_the_example_generator_passes_the_contract_of_generators(run, monkeypatc
     made = run(ROOT / "docs/extending.md")["generation/classical/drift"]
     monkeypatch.setitem(CLASSICAL["series"], "drift", made["drift"])
     assert len(passes(contract, ("series", "paste"), ("series", "drift"))) >= 5
+    hosts, support = contract.SETS["series"]
+    added = contract.additions("classical", hosts, support, hosts.take([]), hosts, seed=0)[0]
+    assert {what.split(":")[0] for what in added.meta["mask_source"]} == {"paste", "taxonomy", "label"}
 
 
 def test_the_example_detector_passes_the_contract_of_detectors(run, monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.records import Records, concat, make_meta
 from data.records.series import SeriesCodec, own_channels, shown
 from detection.novelty import edit_vectors
-from generation import lora
+from generation import examples, lora
 from generation.classical.series import Channels
 from generation.contrast import contrast
 from generation.fit import Trainer, train
@@ -234,28 +234,30 @@ def test_contrast_is_that_of_the_channels_an_anomaly_shows_in():
     odd[steps, 2] = np.median(odd[~steps, 2]) + 6 * codec.scale[2]
     named, every, none = np.zeros((64, 8), bool), np.repeat(steps[:, None], 8, axis=1), np.zeros((64, 8), bool)
     named[steps, 2] = True
-    assert own_channels(np.array([1.0, 4.0, 9.0]), np.array([0.0, 0.0, 8.0])).tolist() == [False, True, False]
-    assert own_channels(np.array([1.0, 2.0, 1.5]), np.zeros(3)).tolist() == [False, True, False]
+    still = np.zeros(3, bool)
+    assert own_channels(np.array([1.0, 4.0, 9.0]), np.array([0.0, 0.0, 8.0]), still).tolist() == [False, True, False]
+    assert own_channels(np.array([1.0, 2.0, 1.5]), np.zeros(3), still).tolist() == [False, True, False]
+    assert own_channels(np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.9, 0.0]), ~still).tolist() == [True, False, False]
     for mask, expected in ((named, 6), (every, 6), (none, 0)):
         one = Records("series", make_meta(1), [odd], [mask], fit.schema)
         assert contrast(one, codec) == pytest.approx([expected])
         assert (edit_vectors(one, codec).reshape(8, 64)[[0, 1, 3, 4, 5, 6, 7]] == 0).all()
     x, mask = np.zeros((3, 9)), np.zeros((3, 9), bool)
     mask[:2, 3:6], x[0, 3:6], x[1, 4], x[1, 8], x[2, 4] = True, 4, 10, 20, 50
-    assert (shown(x, mask)[1] == mask).all(), "a label that names channels is believed"
+    assert (shown(x, mask, still)[1] == mask).all(), "a label that names channels is believed"
     mask[2] = mask[0]
     x[2, 1] = 60
-    assert shown(x, mask)[1].any(1).tolist() == [True, False, False], "b and c are odder where they are normal"
+    assert shown(x, mask, still)[1].any(1).tolist() == [True, False, False], "b and c are odder where they are normal"
     x[0, 3:6] = 2
-    assert shown(x[[0, 2]], mask[[0, 2]])[1].any(1).tolist() == [False, True], "the one that deviates most"
+    assert shown(x[[0, 2]], mask[[0, 2]], still[:2])[1].any(1).tolist() == [False, True], "the one that deviates most"
 
 
 def test_a_level_of_its_own_takes_a_few_normal_steps():
     """Eight normal steps at 5 make 5 the level; seven do not, and a window marked whole has none."""
-    x, mask = np.full((1, 20), 5.0), np.ones((1, 20), bool)
+    x, mask, still = np.full((1, 20), 5.0), np.ones((1, 20), bool), np.zeros(1, bool)
     for count, expected in ((8, 0), (7, 5), (0, 5)):
         mask[0, :], mask[0, :count] = True, False
-        assert (shown(x, mask)[0] == expected).all()
+        assert (shown(x, mask, still)[0] == expected).all()
 
 
 def test_a_cell_that_hardly_differs_from_its_host_is_not_labelled():
@@ -274,6 +276,36 @@ def test_a_cell_that_hardly_differs_from_its_host_is_not_labelled():
     stack = np.stack([hole, hole])
     out = paste_series(codec, seen, hosts, normal, support, rows, stack, clean, made, clean - 3, [1.0, 1.0])
     assert [int(m.sum()) for m in out.mask] == [0, 10]
+
+
+def test_a_channel_that_only_anomalies_move_is_labelled_by_how_far_they_take_it():
+    """Never off 0 in the normals, at most .25 in the anomaly, six spreads: .01 is labelled and written, .005 is not."""
+    x, mask = [np.zeros((64, 1))] * 40, [np.zeros((64, 1), bool)] * 40
+    normal = Records("series", make_meta(40), x, mask, {"channels": ["a"]})
+    odd = np.linspace(0, 0.25, 64)[:, None].round(3)
+    support = replace(normal.take([0]), x=[odd], mask=[np.ones((64, 1), bool)])
+    codec = SeriesCodec.fit(normal)
+    seen = Channels.of(normal, support, codec)
+    rows = plan(normal, support, tiny.folds(normal, support), count=2, seed=0, round_=1)
+    hosts, hole = normal.take(rows["host"].to_numpy()), np.zeros((2, 64, 1), bool)
+    hole[:, 10:12] = True
+    clean = codec.encode(hosts)[0].astype(np.float64)
+    made = clean + np.array([0.01, 0.005], np.float64)[:, None, None] * hole.transpose(0, 2, 1)
+    out = paste_series(codec, seen, hosts, normal, support, rows, hole, clean, made, clean, [1.0, 1.0])
+    assert [int(m.sum()) for m in out.mask] == [2, 0]
+    assert out.x[0][10:12, 0].tolist() == [0.01, 0.01] and (out.x[1] == 0).all()
+
+
+def test_an_adapter_learns_exemplars_in_the_channels_that_all_normals_say(monkeypatch):
+    """Though they are pasted on three hosts."""
+    import generation.classical.series as classical_series
+
+    fitted, given = Fitted("series"), []
+    paste = classical_series.paste
+    monkeypatch.setattr(classical_series, "paste", lambda *a, seen: (given.append(seen), paste(*a, seen=seen))[1])
+    examples.anomaly_examples(fitted.base, fitted.support, fitted.fit, np.ones(len(fitted.support)), count=3, seed=0)
+    expected = Channels.of(fitted.fit, fitted.support, fitted.base.codec)
+    assert [given[0].scale.tolist(), given[0].low.tolist()] == [expected.scale.tolist(), expected.low.tolist()]
 
 
 def test_what_a_label_of_all_channels_makes_anew_is_the_channels_it_shows_in():

@@ -24,39 +24,48 @@ def spread(values: np.ndarray) -> float:
     return float(scale) if values.max() > values.min() and scale > 0 else 1.0
 
 
-def own_channels(peak: np.ndarray, usual: np.ndarray) -> np.ndarray:
+def spans(line: np.ndarray) -> list[tuple[int, int]]:
+    """[start, end) of every run of True in a bool (T,)."""
+    turns = np.flatnonzero(np.diff(np.r_[False, line, False].astype(np.int8)))
+    return [(int(a), int(b)) for a, b in zip(turns[::2], turns[1::2])]
+
+
+def own_channels(peak: np.ndarray, usual: np.ndarray, still: np.ndarray) -> np.ndarray:
     """(C,) which channels an anomaly shows in, where a label marks them all.
 
-    peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. Where none
-    deviates it is the one that does most, or those where several do alike.
+    peak, usual: (C,) the largest deviation at marked and at normal steps, in spreads of the channel. still: (C,) those
+    that never move in the normals: any move counts. Where none deviates it is the one that does most, or those where
+    several do alike.
     """
-    own = peak > np.maximum(DEVIATES, CLEARLY * usual)
+    own = peak > np.maximum(np.where(still, 0.0, DEVIATES), CLEARLY * usual)
     return own if own.any() else peak >= peak.max()
 
 
-def shown(x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shown(x: np.ndarray, mask: np.ndarray, still: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(size, mask), each (C, T), of a window in codec units: how far every value is from the median of its channel's
-    normal steps, or, where these are fewer than CONTEXT, from the codec's centre; and the mask, of those channels alone
-    that the anomaly shows in where it marks all of them at all its steps: a label that names channels is believed."""
+    normal steps, or, where these are fewer than CONTEXT, from the codec's centre; and the mask, where a span marks all
+    channels at all its steps in those alone that it shows in: a label that names channels is believed. still: (C,)."""
     rest = np.array([np.median(c[~m]) if (~m).sum() >= CONTEXT else 0.0 for c, m in zip(x, mask)])
-    size = np.abs(x - rest[:, None])
-    if not (mask.all(0) == mask.any(0)).all():
-        return size, mask
-    peak, usual = np.where(mask, size, -1.0).max(1), np.where(mask, 0.0, size).max(1)
-    return size, mask & own_channels(peak, usual)[:, None]
+    size, own = np.abs(x - rest[:, None]), mask.copy()
+    usual = np.where(mask, 0.0, size).max(1)
+    for start, end in spans(mask.any(0)):
+        if mask[:, start:end].all():
+            own[:, start:end] = own_channels(size[:, start:end].max(1), usual, still)[:, None]
+    return size, own
 
 
 @dataclass(frozen=True)
 class SeriesCodec:
     """Series as x (N, C, T): (value - centre) / scale a channel.
 
-    centre, scale: (C,). decimals: of each channel as recorded, None for full precision.
+    centre, scale: (C,). decimals: of each channel as recorded, None for full precision. still: (C,) which never move.
     """
 
     channels: list[str]
     centre: np.ndarray
     scale: np.ndarray
     decimals: list[int | None]
+    still: np.ndarray
 
     @classmethod
     def fit(cls, records: Records) -> SeriesCodec:
@@ -67,7 +76,8 @@ class SeriesCodec:
         values = np.concatenate(records.x)  # (all steps, C)
         places = [decimals(column) for column in values.T]
         scale = np.array([spread(column) for column in values.T])
-        return cls(list(records.schema["channels"]), np.median(values, axis=0), scale, places)
+        still = values.max(0) == values.min(0)
+        return cls(list(records.schema["channels"]), np.median(values, axis=0), scale, places, still)
 
     def encode(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
         """x (N, C, T) float64, mask (N, C, T) bool; ValueError where lengths differ, InputError for NaN."""
@@ -102,12 +112,13 @@ class SeriesCodec:
 
     def state(self) -> dict:
         return {"channels": self.channels, "centre": self.centre.tolist(), "scale": self.scale.tolist(),
-                "decimals": self.decimals}  # fmt: skip
+                "decimals": self.decimals, "still": self.still.tolist()}  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict) -> SeriesCodec:
         centre, scale = (np.array(state[key], np.float64) for key in ("centre", "scale"))
-        return cls(list(state["channels"]), centre, scale, list(state["decimals"]))
+        still = np.array(state.get("still", [False] * len(centre)), bool)  # states of before it was told
+        return cls(list(state["channels"]), centre, scale, list(state["decimals"]), still)
 
 
 def check(records: Records, channels: list[str]) -> None:

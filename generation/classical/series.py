@@ -1,6 +1,6 @@
 """Classical anomalies in series: a real exemplar's deviation pasted, or a textbook change of its size and channels.
 
-Both measure a deviation in the channel's own robust units (median and 1.4826 MAD of the normal steps around), so
+Both measure a deviation in the channel's own robust units (median and 1.4826 MAD of its normal steps around), so
 that an exemplar from one recording fits another; that of a flag, a state or a coarse converter as it is.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from data.records import Records
 from data.records.series import CONTEXT, SeriesCodec, shown
+from data.records.table import decimals
 from generation.classical.provenance import check_sets, provenance
 from generation.masks import pick_span
 
@@ -20,6 +21,7 @@ STRETCH = (0.8, 1.25)  # duration over the exemplar's
 TAPER = (0.05, 0.10)  # share of the span that fades in, and out
 RATIO = (0.2, 5.0)  # least and most that a deviation is scaled between recordings
 LEAST = 2.0  # robust z: a textbook change smaller than this is no anomaly, another one is tried
+CLEAR = 6.0  # spreads that a step takes to be seen whatever the channel does
 MARGIN = 0.5  # how far values may leave the range seen, over its width
 LEVELS, SEEN = 32, 20  # a channel of so few values, each seen so often on average, takes no others
 
@@ -28,12 +30,15 @@ LEVELS, SEEN = 32, 20  # a channel of so few values, each seen so often on avera
 class Channels:
     """What all hosts and exemplars say about the channels; every field (C,), `steps` a list of C.
 
-    level, scale, decimals: the codec's. low, high: hard limits. steps: the ascending values of a flag, a state or a
-    coarse converter, None of others.
+    level, scale, still: the codec's. unit: the scale; of a still channel what makes the farthest anomaly CLEAR units.
+    low, high: hard limits. decimals: the codec's, more where anomalies are written with more. steps: the ascending
+    values of a flag, a state or a coarse converter, None of others.
     """
 
     level: np.ndarray
     scale: np.ndarray
+    still: np.ndarray
+    unit: np.ndarray
     low: np.ndarray
     high: np.ndarray
     decimals: list[int | None]
@@ -45,11 +50,15 @@ class Channels:
         normal = np.concatenate(hosts.x[:: max(1, len(hosts.x) // most)])
         both = np.concatenate([normal, *support.x])
         low, high = both.min(0), both.max(0)
-        room = np.where(high > low, MARGIN * (high - low), np.inf)
-        floor = np.where((low >= 0) & (high > low), np.maximum(0.0, low - room), low - room)  # a count stays a count
+        room = MARGIN * (high - low)
+        floor = np.where(low >= 0, np.maximum(0.0, low - room), low - room)  # a count stays a count
         values = [np.unique(v) for v in both.T]
-        steps = [v if len(v) <= min(LEVELS, len(both) // SEEN) else None for v in values]
-        return cls(codec.centre, codec.scale, floor, high + room, codec.decimals, steps)
+        steps = [v if len(v) <= max(1, min(LEVELS, len(both) // SEEN)) else None for v in values]
+        far = np.maximum(high - codec.centre, codec.centre - low)
+        unit = np.where(codec.still & (far > 0), far / CLEAR, codec.scale)
+        told = zip(codec.decimals, values)
+        places = [p if p is None or (np.round(v, p) == v).all() else decimals(v) for p, v in told]
+        return cls(codec.centre, codec.scale, codec.still, unit, floor, high + room, places, steps)
 
     def tidy(self, values: np.ndarray, host: np.ndarray, c: int) -> np.ndarray:
         """Values of channel c, where they are not the host's own, made ones that it can take: within its limits and
@@ -63,51 +72,51 @@ class Channels:
         return np.where(values != host, neat, values)
 
 
-def robust_std(x: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """1.4826 times the median absolute deviation from `level` along time, (T, C) -> (C,)."""
-    return 1.4826 * np.median(np.abs(x - level), axis=0)
+def robust_std(x: np.ndarray) -> np.ndarray:
+    """1.4826 times the median absolute deviation from the median along time, (T, C) -> (C,)."""
+    return 1.4826 * np.median(np.abs(x - np.median(x, axis=0)), axis=0)
 
 
-def local(x: np.ndarray, normal: np.ndarray, start: int, end: int, seen: Channels) -> tuple[np.ndarray, np.ndarray]:
-    """(level, scale), each (C,), around [start, end) in x (T, C): the level local, the scale of the whole window.
+def local(x: np.ndarray, odd: np.ndarray, start: int, end: int, seen: Channels) -> tuple[np.ndarray, ...]:
+    """(level, scale, alone), each (C,), around [start, end) in x (T, C): the level local, the scale the whole window's.
 
-    Of normal steps alone: for the level those within one span length, for the scale all (a short stretch of a cycle
-    says little about its size). All hosts' level and scale where there are fewer than CONTEXT. The scale never falls
-    below a twentieth of all hosts', so that a quiet window does not blow a deviation up.
+    Of each channel's steps that are not `odd` (T, C): for the level those within one span length, for the scale all (a
+    short stretch of a cycle says little about its size). All hosts' level and unit where there are fewer than CONTEXT:
+    `alone`. The scale never falls below a twentieth of that unit, so that a quiet window does not blow a deviation up.
     """
-    if normal.sum() < CONTEXT:
-        return seen.level, seen.scale
+    level, scale, alone = seen.level.copy(), seen.unit.copy(), (~odd).sum(0) < CONTEXT
     reach = max(end - start, CONTEXT)
     near = np.zeros(len(x), bool)
     near[max(0, start - reach) : end + reach] = True
-    near = near & normal if (near & normal).sum() >= CONTEXT else normal
-    scale = robust_std(x[normal], np.median(x[normal], axis=0))
-    return np.median(x[near], axis=0), np.maximum(scale, seen.scale / 20)
+    for pattern in np.unique(odd[:, ~alone], axis=1).T:
+        own, normal = ~alone & (odd == pattern[:, None]).all(0), ~pattern
+        close = near & normal if (near & normal).sum() >= CONTEXT else normal
+        level[own] = np.median(x[np.ix_(close, own)], axis=0)
+        scale[own] = np.maximum(robust_std(x[np.ix_(normal, own)]), seen.unit[own] / 20)
+    return level, scale, alone
 
 
 @dataclass(frozen=True)
 class Exemplar:
     """A real anomalous span as deviation from its level.
 
-    dev (L, C): in robust units. marked (L, C): the label. scale (C,): the value of one unit. alone: whether too few
+    dev (L, C): in robust units. marked (L, C): the label. scale (C,): the value of one unit. alone (C,): where too few
     normal steps lie around it for a level of its own: level and scale are then those of all hosts.
     """
 
     dev: np.ndarray
     marked: np.ndarray
     scale: np.ndarray
-    alone: bool
+    alone: np.ndarray
 
     @classmethod
     def draw(cls, rng: np.random.Generator, x: np.ndarray, mask: np.ndarray, seen: Channels) -> Exemplar:
         """A span of one support window x (T, C), in the channels that it shows in."""
+        mask = np.asarray(mask, bool)
         start, end = pick_span(rng, mask)
-        normal = ~mask.any(1)
-        level, scale = local(x, normal, start, end, seen)
-        keep = normal.copy()
-        keep[start:end] = True  # without the window's other spans
-        own = shown(((x[keep] - seen.level) / seen.scale).T, mask[keep].T)[1].T
-        return cls((x[start:end] - level) / scale, own[~normal[keep]], scale, bool(normal.sum() < CONTEXT))
+        level, scale, alone = local(x, mask, start, end, seen)
+        own = shown(((x - seen.level) / seen.scale).T, mask.T, seen.still)[1].T
+        return cls((x[start:end] - level) / scale, own[start:end], scale, alone)
 
     def stretched(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """(dev, marked) resampled to `length` steps by linear interpolation."""
@@ -151,16 +160,14 @@ def write(
 def place(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels):
     """(first, length, level, unit): where a stretched exemplar goes, the level and the value of a unit there.
 
-    They are the host's; those of all hosts for an exemplar that was measured so, whose size says nothing of a host's.
+    They are the host's; those of all hosts where the exemplar was measured so: its size says nothing of a host's.
     """
     length = int(np.clip(round(len(exemplar.dev) * rng.uniform(*STRETCH)), 1, len(host)))
     first = int(rng.integers(len(host) - length + 1))
-    if exemplar.alone:
-        return first, length, seen.level, exemplar.scale
-    level, scale = local(host, np.ones(len(host), bool), first, first + length, seen)
+    level, scale, brief = local(host, np.zeros(host.shape, bool), first, first + length, seen)
     few = np.array([steps is not None for steps in seen.steps])  # a flag flips by one, however still its host
-    ratio = np.where(few, 1.0, np.clip(scale / exemplar.scale, *RATIO))
-    return first, length, level, ratio * exemplar.scale  # level, unit (C,)
+    ratio = np.where(few | brief | exemplar.alone, 1.0, np.clip(scale / exemplar.scale, *RATIO))
+    return first, length, np.where(exemplar.alone, seen.level, level), ratio * exemplar.scale  # level, unit (C,)
 
 
 def paste_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels, severity: float):
@@ -245,8 +252,8 @@ TAXONOMY = {
 def taxonomy_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels, severity: float):
     """(window, mask, factor, name): a textbook change with the exemplar's channels, amplitudes and duration.
 
-    Types are tried in random order until one moves a channel by LEAST robust units: a flat line on a flat host
-    does not.
+    Types are tried in random order until one moves a channel by LEAST robust units, or a flag or a state by half its
+    width if that is less: a flat line on a flat host does not.
     """
     first, length, _, unit = place(rng, host, exemplar, seen)
     factor = float(rng.uniform(*SCALE)) * severity
@@ -255,21 +262,24 @@ def taxonomy_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar,
     size = np.where(np.abs(strongest) < LEAST, np.where(strongest < 0, -LEAST, LEAST), strongest)
     signed = factor * unit * size
     chosen = np.flatnonzero(marked.any(0))
+    width = np.array([np.inf if steps is None or len(steps) < 2 else steps[-1] - steps[0] for steps in seen.steps])
+    least = np.minimum(LEAST * unit, width / 2) * min(1.0, factor)
     for name in [*rng.permutation(list(TAXONOMY)), "level_shift"]:
-        out, mask, most = host.copy(), np.zeros(host.shape, bool), 0.0
+        out, mask, enough = host.copy(), np.zeros(host.shape, bool), False
         for c in chosen:
             x = host[first : first + length, c]
             values = seen.tidy(TAXONOMY[name](rng, x, signed[c]), x, c)
             write(host, first, c, values, out, mask, gap=0 if name == "spike" else None)
-            most = max(most, float(np.abs(values - x).max() / unit[c]))
-        if most >= min(LEAST, LEAST * factor):
+            enough |= bool(np.abs(values - x).max() >= least[c])
+        if enough:
             break
     return out, mask, factor, str(name)
 
 
 def last_resort(host: np.ndarray, exemplar: Exemplar, seen: Channels) -> tuple[np.ndarray, np.ndarray]:
-    """A step of six spreads, up or else down, on the exemplar's channels, where nothing else changes the host; to the
-    value farthest from the host's in channels of few. Only where none can do so a value that was never seen."""
+    """A step of CLEAR spreads, to where there is more room, on the exemplar's channels, where nothing else changes the
+    host; to the value farthest from the host's in channels of few. A value that was never seen only where all of them
+    are constant."""
     out, mask = host.copy(), np.zeros(host.shape, bool)
     middle = slice(len(host) // 2, min(len(host), len(host) // 2 + len(exemplar.dev)))
     chosen = np.flatnonzero(exemplar.marked.any(0))
@@ -278,25 +288,30 @@ def last_resort(host: np.ndarray, exemplar: Exemplar, seen: Channels) -> tuple[n
         if steps is not None:
             new = np.where(np.abs(own - steps[0]) > np.abs(own - steps[-1]), steps[0], steps[-1])
         else:
-            up, down = (seen.tidy(own + 6 * sign * seen.scale[c], own, c) for sign in (1, -1))
-            new = np.where(up != own, up, down)
+            places = seen.decimals[c]
+            size = max(CLEAR * seen.unit[c], 0.0 if places is None else 10.0**-places)
+            both = [seen.tidy(own + sign * size, own, c) for sign in (1, -1)]
+            less, more = sorted(both, key=lambda values: np.abs(values - own).sum())
+            new = np.where(more != own, more, less)
         write(host, middle.start, c, new, out, mask)
     for c in chosen if not mask.any() else ():
-        up = host[middle, c] + 6 * seen.scale[c]
+        up = host[middle, c] + CLEAR * seen.unit[c]
         write(host, middle.start, c, np.where(up != host[middle, c], up, np.nextafter(up, np.inf)), out, mask)
     return out, mask
 
 
-def make(name: str, hosts: Records, support: Records, seeds: list[int], severity: float) -> Records:
-    """Records of one of the two generators."""
+def make(
+    name: str, hosts: Records, support: Records, seeds: list[int], severity: float, seen: Channels | None
+) -> Records:
+    """Records of one of the two generators. seen: what the channels can take and are measured by, default hosts'."""
     usable = check_sets(hosts, support, need_mask=True)
-    seen = Channels.of(hosts, support, SeriesCodec.fit(hosts))
+    seen = seen or Channels.of(hosts, support, SeriesCodec.fit(hosts))
     rows = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
         parent, at = usable[int(rng.integers(len(usable)))], int(rng.integers(len(hosts)))
         host = hosts.x[at]
-        exemplar = Exemplar.draw(rng, support.x[parent], np.asarray(support.mask[parent], bool), seen)
+        exemplar = Exemplar.draw(rng, support.x[parent], support.mask[parent], seen)
         one = paste_one if name == "paste" else taxonomy_one
         out, mask, factor, *what = one(rng, host, exemplar, seen, severity)
         if not mask.any():
@@ -311,17 +326,21 @@ def make(name: str, hosts: Records, support: Records, seeds: list[int], severity
     return Records("series", meta, x, masks, hosts.schema, time)
 
 
-def paste(hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0) -> Records:
+def paste(
+    hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0, seen: Channels | None = None
+) -> Records:
     """One normal window a seed with a support anomaly's deviation in it: scaled, stretched, tapered, somewhere in time.
 
     severity multiplies the drawn scale (SCALE). The mask spans, per channel, what changed. InputError without a parent.
     """
-    return make("paste", hosts, support, seeds, severity)
+    return make("paste", hosts, support, seeds, severity, seen)
 
 
-def taxonomy(hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0) -> Records:
+def taxonomy(
+    hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0, seen: Channels | None = None
+) -> Records:
     """One normal window a seed with a textbook anomaly (TAXONOMY) of a support anomaly's size, duration and channels.
 
     The mask_source names the type; the kind stays the parent's. InputError without a parent.
     """
-    return make("taxonomy", hosts, support, seeds, severity)
+    return make("taxonomy", hosts, support, seeds, severity, seen)
