@@ -40,16 +40,18 @@ def additions(
     filtered."""
     count = len(kept) or max(1, len(generated) // 2)
     rng = np.random.default_rng([seed, 17])
+    rows = fit.modality == "row"  # stand on no host: all normals measure them, and a record is its seed's
 
     def pasted(number: int) -> Records:
         host = np.random.default_rng([seed, 2]).permutation(len(fit))
-        hosts = fit.take(np.resize(host, number))
+        hosts = fit if rows else fit.take(np.resize(host, number))
         return classical(fit.modality, hosts, support, seeds_of(seed, 3, number), normals=fit)
 
     if arm == "real":
         return []
     if arm == "standard":
-        return [augment(repeated(support, count), seeds_of(seed, 1, count))]
+        given = support if rows else repeated(support, count)
+        return [augment(given, seeds_of(seed, 1, count), normals=fit)]
     if arm == "classical":
         return [pasted(count)]
     if arm == "generated":

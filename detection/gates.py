@@ -3,14 +3,18 @@ the real anomalies, obeys the table, is of its kind, and is no copy. Nothing her
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from data.records import Records
+from data.records.table import nanoseconds
 from detection.novelty import copy_distance, edit_vectors
 from generation.contrast import contrast
 
-MARGIN = 0.1  # of a column's range that a generated number may leave it by
+MARGIN = 0.1  # of a column's range that a generated number or date may leave it by
+AMOUNTS = ("numeric", "integer", "date")
 
 
 class Gates:
@@ -25,7 +29,7 @@ class Gates:
         self.range = {
             k: (stands[self.kinds == k].min(), stands[self.kinds == k].max()) for k in sorted(set(self.kinds))
         }
-        self.limits = limits(hosts) if hosts.modality == "row" else {}
+        self.allowed = allowed(hosts) if hosts.modality == "row" else {}
 
     def measure(self, records: Records) -> pd.DataFrame:
         """One row a record: outside (elements changed outside the edit), contrast_low and contrast_high (contrast over
@@ -38,7 +42,7 @@ class Gates:
             "outside": self.outside(records),
             "contrast_low": stands / np.maximum(low, 1e-9),
             "contrast_high": stands / np.maximum(high, 1e-9),
-            "violations": violations(records, self.limits),
+            "violations": violations(records, self.allowed),
             "posterior": posterior(vectors, kind, self.vectors, self.kinds),
             "copy_distance": copy_distance(vectors, self.vectors),
         })  # fmt: skip
@@ -70,35 +74,54 @@ def differ(one: pd.Series, other: pd.Series) -> np.ndarray:
     return out
 
 
-def limits(real: Records) -> dict[str, tuple[float, float]]:
-    """{number column: (low, high)} of the real rows with MARGIN of their range to spare; a column that never falls
-    below 0 must not fall there."""
+@dataclass(frozen=True)
+class Allowed:
+    """What the cells of a column may be. low, high: of numbers, and of dates in ns; nan of others. names: categories
+    and truth values. gaps: whether any may be missing."""
+
+    low: float
+    high: float
+    names: frozenset[str]
+    gaps: bool
+
+
+def amounts(cells: pd.Series, kind: str) -> np.ndarray:
+    """(N,) float64 of a column of numbers or dates (ns), NaN where missing."""
+    if kind == "date":
+        return np.where(cells.isna(), np.nan, nanoseconds(cells))
+    return cells.to_numpy(float, na_value=np.nan)
+
+
+def allowed(real: Records) -> dict[str, Allowed]:
+    """{column: what the real rows hold}: the range of numbers and dates with MARGIN of it to spare, but never below 0
+    where none is; categories and truth values that were met; gaps only where there are some."""
     found = {}
     for column in real.schema["columns"]:
-        if column["type"] not in ("numeric", "integer"):
-            continue
-        cells = real.x[column["name"]].dropna().to_numpy(float)
-        if len(cells):
-            spare = MARGIN * (cells.max() - cells.min())
-            low = cells.min() - spare
-            found[column["name"]] = (max(low, 0.0) if cells.min() >= 0 else low, cells.max() + spare)
+        cells, low, high, names = real.x[column["name"]], np.nan, np.nan, frozenset()
+        there = cells.dropna()
+        if column["type"] in AMOUNTS and len(there):
+            value = amounts(there, column["type"])
+            spare = MARGIN * (value.max() - value.min())
+            low, high = value.min() - spare, value.max() + spare
+            low = max(low, 0.0) if value.min() >= 0 else low
+        elif column["type"] not in AMOUNTS:
+            names = frozenset(there.astype(str))
+        found[column["name"]] = Allowed(low, high, names, bool(cells.isna().any()))
     return found
 
 
-def violations(records: Records, allowed: dict[str, tuple[float, float]]) -> np.ndarray:
-    """(N,) cells beyond what their column allows, unknown categories and gaps where none may be; 0 for other than
-    rows, whose values are clipped and finite by construction."""
+def violations(records: Records, columns: dict[str, Allowed]) -> np.ndarray:
+    """(N,) cells that no real row allows, see `allowed`; 0 for other than rows, whose values are clipped and finite by
+    construction."""
     out = np.zeros(len(records), int)
     for column in records.schema["columns"] if records.modality == "row" else ():
-        cells = records.x[column["name"]]
-        if not column.get("nullable", True):
-            out += cells.isna().to_numpy(int)
-        if column["name"] in allowed:
-            low, high = allowed[column["name"]]
-            value = cells.to_numpy(float, na_value=np.nan)
-            out += ((value < low) | (value > high)).astype(int)
-        elif column["type"] == "categorical" and column.get("categories"):
-            out += (cells.notna() & ~cells.astype(str).isin([str(c) for c in column["categories"]])).to_numpy(int)
+        cells, may = records.x[column["name"]], columns[column["name"]]
+        if column["type"] in AMOUNTS:
+            value = amounts(cells, column["type"])
+            fits = (value >= may.low) & (value <= may.high)
+        else:
+            fits = cells.astype(str).isin(may.names).to_numpy(bool)
+        out += np.where(cells.isna(), not may.gaps, ~fits)
     return out
 
 

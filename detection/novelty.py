@@ -58,13 +58,14 @@ def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
 
 
 def copy_distance(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """(N,) distance to the nearest support vector over the median distance between support vectors (1 = as far apart
-    as real anomalies are; 0 = a copy); inf where the support has a single record."""
+    """(N,) distance to the nearest support vector over the median distance between different support vectors (1 = as
+    far apart as real anomalies are; 0 = a copy); inf where the support has a single record."""
     from scipy.spatial.distance import cdist
 
     if len(support) < 2 or not len(vectors):
         return np.full(len(vectors), np.inf)
+    support = np.unique(support, axis=0)
     between = cdist(support, support)
     np.fill_diagonal(between, np.inf)
-    typical = max(float(np.median(between.min(1))), 1e-9)
+    typical = max(float(np.median(between.min(1))), 1e-9) if len(support) > 1 else 1e-9
     return cdist(vectors, support).min(1) / typical

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from data.records import Records
+from data.records import Records, bare, concat
 from generation.classical.provenance import check_sets, provenance
 
 JITTER = 0.05  # std of the noise on series, in the channel's robust units, and on rows, in standard normal units
@@ -49,7 +49,7 @@ def image_one(image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarra
     return value.reshape(image.shape), out["mask"].astype(bool)
 
 
-def images(records: Records, chosen: Records, seeds: list[int]) -> tuple[list, list]:
+def images(records: Records, chosen: Records, seeds: list[int], normals: Records) -> tuple[list, list]:
     pairs = [image_one(x, np.asarray(m, bool), s) for x, m, s in zip(chosen.x, chosen.mask, seeds)]
     return [x for x, _ in pairs], [m for _, m in pairs]
 
@@ -69,7 +69,7 @@ def series_one(x: np.ndarray, mask: np.ndarray, rng: np.random.Generator, units:
     return warped + JITTER * units * rng.standard_normal(x.shape), label
 
 
-def series(records: Records, chosen: Records, seeds: list[int]) -> tuple[list, list]:
+def series(records: Records, chosen: Records, seeds: list[int], normals: Records) -> tuple[list, list]:
     whole = np.concatenate(records.x)
     units = 1.4826 * np.median(np.abs(whole - np.median(whole, axis=0)), axis=0)
     rngs = [np.random.default_rng([int(s), 1]) for s in seeds]
@@ -77,13 +77,13 @@ def series(records: Records, chosen: Records, seeds: list[int]) -> tuple[list, l
     return [x for x, _ in pairs], [m for _, m in pairs]
 
 
-def rows(records: Records, chosen: Records, seeds: list[int]):
-    """Noise on the numbers alone; missing cells and categories stay."""
+def rows(records: Records, chosen: Records, seeds: list[int], normals: Records):
+    """Noise on the numbers alone, in the quantiles of normals and anomalies; missing cells and categories stay."""
     from data.records.codecs import CODECS
 
     if not len(chosen):
         return chosen.x, chosen.mask
-    codec = CODECS["row"].fit(records)
+    codec = CODECS["row"].fit(concat([bare(normals), bare(records)]))
     x = codec.encode(chosen)[0]
     column = np.asarray(codec.feature_column)
     numeric = np.array(["quantile" in spec for spec in codec.columns])
@@ -97,15 +97,16 @@ def rows(records: Records, chosen: Records, seeds: list[int]):
 AUGMENT = {"image": images, "series": series, "row": rows}
 
 
-def augment(records: Records, seeds: list[int]) -> Records:
+def augment(records: Records, seeds: list[int], normals: Records) -> Records:
     """One augmented copy a seed of a record that the seed picks; label, kind and (moved with the data) mask stay.
 
-    records: labelled anomalies. Output i depends on seeds[i] and on the set. InputError where there are none.
+    records: labelled anomalies. normals: what rows are measured by beside them. Output i depends on seeds[i] and on the
+    sets. InputError where there are no anomalies.
     """
     check_sets(records, records, need_mask=False)
     picked = [int(np.random.default_rng(int(s)).integers(len(records))) for s in seeds]
     chosen = records.take(np.array(picked, dtype=int))
-    x, mask = AUGMENT[records.modality](records, chosen, list(seeds))
+    x, mask = AUGMENT[records.modality](records, chosen, list(seeds), normals)
     meta = provenance(
         "standard", records, records, seeds, host=picked, parents=[[p] for p in picked], severity=[1.0] * len(picked),
         mask_source=[f"moved:{records.meta['id'].iloc[p]}" for p in picked],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_classical import SETS, images, items, same
 
@@ -15,19 +16,19 @@ SEEDS = [3, 2**52 + 1, 9, 14, 0, 77]
 
 @pytest.mark.parametrize("modality", list(SETS))
 def test_a_copy_depends_on_its_seed_not_on_its_batch(modality):
-    support = SETS[modality][1]
-    whole, part = augment(support, SEEDS), augment(support, [SEEDS[4], SEEDS[1]])
+    normals, support = SETS[modality]
+    whole, part = augment(support, SEEDS, normals), augment(support, [SEEDS[4], SEEDS[1]], normals)
     for k, i in enumerate((4, 1)):
         assert same(items(whole)[i], items(part)[k])
         assert np.array_equal(whole.mask[i], part.mask[k])
         assert whole.meta.iloc[i].equals(part.meta.iloc[k])
-    assert len(augment(support, [])) == 0
+    assert len(augment(support, [], normals)) == 0
 
 
 @pytest.mark.parametrize("modality", list(SETS))
 def test_label_kind_and_parent_are_kept(modality):
-    support = SETS[modality][1]
-    made = augment(support, list(range(40)))
+    normals, support = SETS[modality]
+    made = augment(support, list(range(40)), normals)
     assert (made.meta["label"] == 1).all() and made.meta["label"].dtype == np.int8
     assert (made.meta["generator"] == "standard").all() and made.meta["synthetic"].all()
     assert {p for (p,) in made.meta["parents"]} == set(support.meta["id"])
@@ -45,7 +46,7 @@ def test_label_kind_and_parent_are_kept(modality):
 def test_image_and_mask_move_together(dtype, channels):
     """The defect is black on grey, so the mask must sit on what is dark."""
     support = images([(48, 60), (50, 50)], dtype=dtype, channels=channels, label=1, contrast=-0.5, spot=9)
-    made = augment(support, list(range(40)))
+    made = augment(support, list(range(40)), support)
     white = np.iinfo(dtype).max
     for x, mask in zip(made.x, made.mask):
         assert x.dtype == dtype and x.ndim == (2 if channels == 1 else 3)
@@ -80,8 +81,8 @@ def test_a_series_is_warped_with_its_mask():
 
 
 def test_rows_get_small_noise_on_numbers_only():
-    support = SETS["row"][1]
-    made = augment(support, list(range(60)))
+    normals, support = SETS["row"]
+    made = augment(support, list(range(60)), normals)
     parent = support.take([support.meta["id"].tolist().index(p) for (p,) in made.meta["parents"]])
     for column in ("colour", "flag"):
         assert (made.x[column] == parent.x[column]).all()
@@ -94,4 +95,14 @@ def test_rows_get_small_noise_on_numbers_only():
 def test_nothing_to_augment_is_an_input_error():
     empty = Records("image", make_meta(0), [], [], {})
     with pytest.raises(InputError, match="at least one"):
-        augment(empty, [1])
+        augment(empty, [1], empty)
+
+
+def test_rows_move_by_what_all_rows_say_of_a_number():
+    """Three anomalies at 50 among normals from 0 to 100: a twentieth of a spread is two, not what parts the three."""
+    columns = {"columns": [{"name": "a", "type": "numeric", "nullable": False}]}
+    meta = make_meta(103, id=[f"r{i}" for i in range(103)])
+    x = pd.DataFrame({"a": np.r_[np.arange(100.0), 50.1, 50.2, 50.3]})
+    every = Records("row", meta, x, np.zeros((103, 1), bool), columns)
+    made = augment(every.take([100, 101, 102]), list(range(60)), every.take(range(100)))
+    assert 0.5 < (made.x["a"] - 50.2).abs().median() < 4

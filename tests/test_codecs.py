@@ -420,3 +420,15 @@ def test_a_row_codec_encodes_no_rows_at_all():
     codec = CODECS["row"].fit(fit)
     x, mask = codec.encode(fit.take([]))
     assert x.shape == mask.shape == (0, len(codec.feature_column))
+
+
+def test_whole_numbers_too_large_for_float64_keep_their_size():
+    """Account numbers of 17 digits: a cell made anew is as large, not the largest that is exact."""
+    x = pd.DataFrame({"account": pd.array(np.arange(40) * 10**12 + 10**17, dtype="Int64")})
+    schema = {"columns": [{"name": "account", "type": "integer", "nullable": False}]}
+    records = Records("row", meta(40), x, np.ones((40, 1), bool), schema)
+    codec = CODECS["row"].fit(records)
+    found = codec.decode(codec.encode(records)[0] + 0.01, records, np.ones((40, 1), bool))["account"]
+    assert found.is_unique and found.between(10**17 - 10**13, 10**17 + 10**14).all()
+    whole = codec.decode(np.full((40, 1), 1e6), records, np.ones((40, 1), bool))["account"]
+    assert (whole > 10**17).all()

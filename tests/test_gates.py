@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 
-from data.records import Records, concat
+from data.records import Records, concat, make_meta
 from data.records.codecs import CODECS
-from detection.gates import Gates, limits, posterior, violations
+from detection.gates import Gates, allowed, posterior, violations
+from detection.novelty import copy_distance
 
 
 def world(modality: str):
@@ -78,8 +79,8 @@ def test_a_measure_does_not_depend_on_its_company():
 
 def test_rows_that_break_the_tables_rules_are_counted_per_cell():
     hosts, support, _ = world("row")
-    allowed = limits(hosts)
-    assert allowed["count"][0] >= 0  # never below 0 in the data, so never below it
+    may = allowed(hosts)
+    assert may["count"].low >= 0  # never below 0 in the data, so never below it
     x = support.x.copy()
     x.loc[0, "amount"] = 1e9
     x.loc[1, "count"] = -1
@@ -87,8 +88,42 @@ def test_rows_that_break_the_tables_rules_are_counted_per_cell():
     x.loc[2, "shop"] = "moon"
     x.loc[3, ["amount", "count"]] = pd.NA
     broken = Records("row", support.meta, x, support.mask, support.schema)
-    assert list(violations(broken, allowed)) == [1, 1, 1, 2]
-    assert list(violations(support, allowed)) == [0] * 4
+    gaps = sum(not may[name].gaps for name in ("amount", "count"))
+    assert list(violations(broken, may)) == [1, 1, 1, gaps]
+    assert list(violations(support, may)) == [0] * 4
+
+
+def test_what_the_schema_allows_and_no_real_row_holds_is_a_violation():
+    """The schema is typed by all rows, the test among them: its gaps and categories are not the normals'."""
+    day = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(20), "D")
+    gone, flag, shop = ([None] * 20, "Int64"), ([True] * 20, "boolean"), (["a", "b"] * 10, "string")
+    cells = {name: pd.array(*of) for name, of in {"gone": gone, "flag": flag, "shop": shop}.items()}
+    x = pd.DataFrame({"load": np.arange(20.0), "day": day.astype("datetime64[ns]"), **cells})
+    types = ["numeric", "date", "integer", "boolean", "categorical"]
+    columns = [{"name": n, "type": t, "nullable": True, "categories": ["a", "b", "c"]} for n, t in zip(x, types)]
+    meta = make_meta(20, id=[f"r{i}" for i in range(20)])
+    real = Records("row", meta, x, np.zeros((20, 5), bool), {"columns": columns})
+    may, made = allowed(real), x.iloc[:9].copy()
+    assert list(violations(real, may)) == [0] * 20
+    made.loc[0, "load"] = np.nan
+    made.loc[1, "gone"] = 3
+    made.loc[2, "flag"] = False
+    made.loc[3, "day"] = pd.Timestamp("2024-01-22")  # two days past the last: a tenth of the range is spare
+    made.loc[4, "day"] = pd.Timestamp("2024-01-21")
+    made.loc[5, "day"] = pd.NaT
+    made.loc[6, "shop"] = "c"
+    made.loc[7, "shop"] = pd.NA
+    made.loc[8, ["load", "flag"]] = [-1e-9, pd.NA]
+    assert list(violations(Records("row", real.meta.iloc[:9], made, real.mask[:9], real.schema), may)) == [
+        1, 1, 1, 1, 0, 1, 1, 1, 2]  # fmt: skip
+
+
+def test_copies_are_measured_by_how_far_different_anomalies_lie_apart():
+    """Though most of the support is one anomaly over and over."""
+    real = np.array([[0.0, 0.0]] * 9 + [[3.0, 4.0]])
+    np.testing.assert_allclose(copy_distance(np.array([[0.0, 1.0], [3.0, 4.0]]), real), [0.2, 0])
+    same = copy_distance(np.array([[0.0, 0.0], [0.1, 0.0]]), real[:9])
+    assert same[0] == 0 and same[1] > 1e6, "all of it one: a copy or none"
 
 
 def test_the_posterior_is_bayes_with_gaussian_kernels():

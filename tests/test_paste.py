@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 
 from data.records import Records, concat
-from detection.arms import ARMS, as_normals, training_set
+from detection.arms import ARMS, additions, as_normals, training_set
 from detection.evaluation import measure, timeline
 from generation.classical import classical
 from generation.paste import bridge, taper, tidy
@@ -68,6 +69,17 @@ def test_arms_add_what_they_say_and_equally_much(modality):
         assert set(real) <= set(records.meta["id"])
         odd[arm] = int((records.meta["label"] == 1).sum()) - len(support)
     assert odd == {"real": 0, "standard": 6, "classical": 6, "generated": 12, "dropped": 6, "filtered": 6, "mixed": 6}
+
+
+@pytest.mark.parametrize("arm", ["standard", "classical"])
+def test_rows_that_an_arm_adds_do_not_depend_on_how_many(arm):
+    """The first ten of twenty are the ten of ten, and numbers move: ties of repeated rows would hold them fast."""
+    fit, support = tiny.make("row", normals=40, odd=6)
+    few, many = (additions(arm, fit, support, support.take([]), fit.take(np.resize(np.arange(40), n)), seed=0)[0]
+                 for n in (10, 200))  # fmt: skip
+    pd.testing.assert_frame_equal(few.x, many.x.iloc[:10])
+    assert list(few.meta["id"]) == list(many.meta["id"][:10])
+    assert many.x["amount"].isin(pd.concat([fit.x, support.x])["amount"]).mean() < 0.2
 
 
 def test_twins_enter_training_as_normals_without_a_mask():

@@ -18,6 +18,7 @@ MOST_DECIMALS = 9
 MOST_UNITS = 1e10  # beyond as many units of the last decimal, rounding could not undo float error
 NEAR = 1e-100  # closer values count as this far apart: no slope overflows
 EXACT = 2**53  # integers up to here are exact in float64
+LARGEST = 2**63 - 2**10  # the largest float64 that is an int64
 UNITS = [86_400 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 1]  # of dates, ns: day .. nanosecond
 TYPES = ("numeric", "integer", "categorical", "boolean", "date")
 
@@ -128,9 +129,9 @@ def from_numbers(spec: dict, numbers: np.ndarray) -> np.ndarray:
     """Cells of a numeric, integer or date column, rounded as the column is; no NaN here."""
     if spec["type"] == "numeric":
         return numbers if spec["decimals"] is None else np.round(numbers, spec["decimals"]) + 0.0
-    whole = np.clip(np.rint(numbers), -EXACT, EXACT).astype(np.int64)
     if spec["type"] == "integer":
-        return whole
+        return np.clip(np.rint(numbers), -LARGEST, LARGEST).astype(np.int64)
+    whole = np.clip(np.rint(numbers), -EXACT, EXACT).astype(np.int64)
     reach = 2**63 - 1 - abs(spec["origin"])
     whole = np.clip(whole, -(reach // spec["unit"]), reach // spec["unit"])
     return (whole * spec["unit"] + spec["origin"]).astype("datetime64[ns]")
