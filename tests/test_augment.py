@@ -101,8 +101,8 @@ def test_nothing_to_augment_is_an_input_error():
 def test_rows_move_by_what_all_rows_say_of_a_number():
     """Three anomalies at 50 among normals from 0 to 100: a twentieth of a spread is two, not what parts the three."""
     columns = {"columns": [{"name": "a", "type": "numeric", "nullable": False}]}
-    meta = make_meta(103, id=[f"r{i}" for i in range(103)])
-    x = pd.DataFrame({"a": np.r_[np.arange(100.0), 50.1, 50.2, 50.3]})
-    every = Records("row", meta, x, np.zeros((103, 1), bool), columns)
-    made = augment(every.take([100, 101, 102]), list(range(60)), every.take(range(100)))
+    meta = make_meta(1003, id=[f"r{i}" for i in range(1003)])
+    x = pd.DataFrame({"a": np.r_[np.arange(1000) / 10, 50.1, 50.2, 50.3]})
+    every = Records("row", meta, x, np.zeros((1003, 1), bool), columns)
+    made = augment(every.take([1000, 1001, 1002]), list(range(60)), every.take(range(1000)))
     assert 0.5 < (made.x["a"] - 50.2).abs().median() < 4
