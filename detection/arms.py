@@ -37,27 +37,24 @@ def additions(
 ) -> list[Records]:
     """What an arm adds to the real records: equally many in every arm, as many as were kept (half of the generated
     where nothing was), except `generated`, which adds all, and `real`, nothing. `mixed` is half classical, half
-    filtered."""
-    count = len(kept) or max(1, len(generated) // 2)
+    filtered. A generation in which nothing changed is no anomaly, and in no arm."""
+    shows = generated.take(np.flatnonzero([np.any(mask) for mask in generated.mask]))
+    count = len(kept) or max(1, len(shows) // 2)
     rng = np.random.default_rng([seed, 17])
-    rows = fit.modality == "row"  # stand on no host: all normals measure them, and a record is its seed's
 
     def pasted(number: int) -> Records:
-        host = np.random.default_rng([seed, 2]).permutation(len(fit))
-        hosts = fit if rows else fit.take(np.resize(host, number))
-        return classical(fit.modality, hosts, support, seeds_of(seed, 3, number), normals=fit)
+        return classical(fit.modality, fit, support, seeds_of(seed, 3, number))
 
     if arm == "real":
         return []
     if arm == "standard":
-        given = support if rows else repeated(support, count)
-        return [augment(given, seeds_of(seed, 1, count), normals=fit)]
+        return [augment(support, seeds_of(seed, 1, count), normals=fit)]
     if arm == "classical":
         return [pasted(count)]
     if arm == "generated":
-        return [generated]
+        return [shows]
     if arm == "dropped":
-        return [generated.take(np.sort(rng.permutation(len(generated))[: len(kept)]))]
+        return [shows.take(np.sort(rng.permutation(len(shows))[: len(kept)]))]
     if arm == "filtered":
         return [kept]
     if arm == "mixed":
@@ -96,8 +93,3 @@ def fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     part = tuple(slice(0, min(a, b)) for a, b in zip(mask.shape, shape))
     out[part] = mask[part]
     return out
-
-
-def repeated(records: Records, count: int) -> Records:
-    """`count` records, each in turn."""
-    return records.take(np.resize(np.arange(len(records)), count))

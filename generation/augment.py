@@ -24,7 +24,7 @@ def image_transform(shape: tuple[int, ...], seed: int):
     import cv2
 
     turn = [A.RandomRotate90(p=0.5)] if shape[0] == shape[1] else []
-    return A.Compose(
+    pipeline = A.Compose(
         [
             A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), *turn,
             A.Affine(scale=(0.9, 1.1), translate_percent=(-0.05, 0.05), rotate=(-10, 10), p=0.5,
@@ -32,9 +32,13 @@ def image_transform(shape: tuple[int, ...], seed: int):
             A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.15, p=0.7),
             A.GaussianBlur(blur_limit=3, sigma_limit=(0.3, 0.8), p=0.2),
             A.GaussNoise(std_range=(0.005, 0.02), p=0.3),
-        ],
-        seed=int(seed) % 2**32,
+        ]
     )  # fmt: skip
+    # a seed given to Compose is every step's: all would fire together
+    seeds = np.random.SeedSequence(int(seed)).generate_state(len(pipeline.transforms))
+    for step, own in zip(pipeline.transforms, seeds):
+        step.set_random_seed(int(own))
+    return pipeline
 
 
 def image_one(image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -222,7 +222,8 @@ class Adapter:
         """Within it each record's kind vector is moved by noise of its own seed, `std` times the vectors' rms."""
         kinds, weight = self.owner.kinds, self.owner.kinds.weight.detach()
         if std:
-            kinds.offset = std * weight.square().mean().sqrt() * noise([s + 1 for s in seeds], tuple(weight.shape[1:]))
+            drawn = noise([s + 1 for s in seeds], tuple(weight.shape[1:])).to(weight)
+            kinds.offset = std * weight.square().mean().sqrt() * drawn
         try:
             yield
         finally:

@@ -46,6 +46,7 @@ def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
         edit = binary_dilation(mask)  # one pixel of room, so that a thin scratch is not feathered away
         alpha = feather(edit, FEATHER)[region]
         patches = [resize(patch[i].transpose(1, 2, 0), (height, width)) for patch in (made, control)]
+        patches = patches if host.ndim == 3 else [grey(patch)[..., None] for patch in patches]
         change = np.abs(patches[0] - patches[1]).max(-1) / 2 * alpha
         inside = edit[region]
         strong = np.quantile(change[inside], 0.9)
@@ -53,7 +54,7 @@ def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
         label[region] = tidy((change > max(CHANGED_IMAGE, RELATIVE * strong)) & inside)
         pair = []
         for patch in patches:
-            value = from_float(patch if host.ndim == 3 else grey(patch), host.dtype)
+            value = from_float(patch if host.ndim == 3 else patch[..., 0], host.dtype)
             pair.append(
                 np.where(label[..., None] if host.ndim == 3 else label, paste(host, value, boxes[i], alpha), host)
             )

@@ -300,10 +300,10 @@ def test_channels_are_measured_by_all_normals_where_the_hosts_are_some():
     mask[20:40] = True
     support = replace(every.take([0]), x=[odd], mask=[mask])
     still = every.take(range(6))
-    for normals, expected in ((None, 2), (every, 1)):
-        made = classical("series", still, support, list(range(0, 40, 2)), normals=normals)
+    for seen, expected in ((None, 2), (Channels.of(every, support, SeriesCodec.fit(every)), 1)):
+        made = CLASSICAL["series"]["paste"](still, support, list(range(20)), seen=seen)
         assert {int(m.any(0).sum()) for m in made.mask} == {expected}
-    for seed in range(40):  # one host of every, that an arm draws
+    for seed in range(40):  # one record, on one host
         added = additions("classical", every, support, every.take([]), every.take([0]), seed=seed)
         assert [m.any(0).tolist() for m in added[0].mask] == [[False, False, True, False]]
 
@@ -764,3 +764,20 @@ def test_rows_of_categories_alone_move_one():
     records = Records("row", make_meta(4, label=1), x, np.ones((4, 2), bool), schema)
     made = CLASSICAL["row"]["jitter"](records, records, list(range(30)))
     assert np.array(made.meta["changed"].tolist()).any(1).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_thin_scratch_is_labelled_no_wider_than_it_is(width):
+    """A dark line on noise: the pasted label is about its shape, and what it labels did change."""
+    rng = np.random.default_rng(0)
+    ground = lambda: np.clip(0.5 + 0.03 * rng.standard_normal((96, 96)), 0, 1)  # noqa: E731
+    line = np.zeros((96, 96), bool)
+    line[20:70, 40 : 40 + width] = True
+    eight = lambda x: (np.clip(x, 0, 1) * 255).round().astype(np.uint8)  # noqa: E731
+    support = Records("image", make_meta(1, id=["s"], label=1, kind="k"), [eight(ground() - 0.2 * line)], [line], {})
+    hosts = Records("image", make_meta(4), [eight(ground()) for _ in range(4)], [np.zeros_like(line)] * 4, {})
+    made = CLASSICAL["image"]["cutpaste"](hosts, support, list(range(24)))
+    area = [m.sum() / line.sum() for m in made.mask]
+    host = [hosts.x[list(hosts.meta["id"]).index(h)] for h in made.meta["host"]]
+    faint = [(np.abs(x.astype(int) - h)[m] < 0.05 * 255).mean() for x, h, m in zip(made.x, host, made.mask)]
+    assert np.median(area) < 1.7 and np.median(faint) < 0.15

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import tiny
 
-from data.records import Records, concat
+from data.records import Records, concat, make_meta
 from detection.arms import ARMS, additions, as_normals, training_set
 from detection.evaluation import measure, timeline
 from generation.classical import classical
-from generation.paste import bridge, taper, tidy
+from generation.paste import bridge, paste_images, taper, tidy
 
 
 def test_tidy_drops_specks_fills_holes_and_leaves_the_rest():
@@ -71,15 +71,57 @@ def test_arms_add_what_they_say_and_equally_much(modality):
     assert odd == {"real": 0, "standard": 6, "classical": 6, "generated": 12, "dropped": 6, "filtered": 6, "mixed": 6}
 
 
+@pytest.mark.parametrize("modality", tiny.MODALITIES)
 @pytest.mark.parametrize("arm", ["standard", "classical"])
-def test_rows_that_an_arm_adds_do_not_depend_on_how_many(arm):
-    """The first ten of twenty are the ten of ten, and numbers move: ties of repeated rows would hold them fast."""
-    fit, support = tiny.make("row", normals=40, odd=6)
+def test_what_an_arm_adds_does_not_depend_on_how_many(arm, modality):
+    """The first ten of sixty are the ten of ten."""
+    fit, support = tiny.make(modality, normals=40, odd=6)
     few, many = (additions(arm, fit, support, support.take([]), fit.take(np.resize(np.arange(40), n)), seed=0)[0]
-                 for n in (10, 200))  # fmt: skip
-    pd.testing.assert_frame_equal(few.x, many.x.iloc[:10])
-    assert list(few.meta["id"]) == list(many.meta["id"][:10])
+                 for n in (10, 60))  # fmt: skip
+    pd.testing.assert_frame_equal(few.meta, many.meta.iloc[:10])
+    if modality == "row":
+        pd.testing.assert_frame_equal(few.x, many.x.iloc[:10])
+        return
+    for one, other in zip([*few.x, *few.mask], [*many.x[:10], *many.mask[:10]]):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("arm", ["standard", "classical"])
+def test_numbers_of_rows_that_an_arm_adds_move(arm):
+    """Ties, of a support that is repeated before its quantiles are taken, would hold them fast."""
+    fit, support = tiny.make("row", normals=40, odd=6)
+    many = additions(arm, fit, support, support.take([]), fit.take(np.resize(np.arange(40), 200)), seed=0)[0]
     assert many.x["amount"].isin(pd.concat([fit.x, support.x])["amount"]).mean() < 0.2
+
+
+def test_a_generation_in_which_nothing_changed_is_in_no_arm():
+    fit, support = tiny.make("image", normals=20, odd=6)
+    made = classical("image", fit, support, list(range(12)))
+    mask = [m if i % 3 else np.zeros_like(m) for i, m in enumerate(made.mask)]
+    made = Records("image", made.meta, made.x, mask, fit.schema, None, made.x)
+    kept = made.take([1, 2, 4, 5, 7, 8])
+    for seed in range(5):
+        for arm, count in (("generated", 8), ("dropped", 6)):
+            (added,) = additions(arm, fit, support, made, kept, seed=seed)
+            assert len(added) == count and all(m.any() for m in added.mask)
+
+
+def test_a_grey_record_is_labelled_where_its_grey_changed():
+    """Colour that the network drew and no grey record has is no anomaly."""
+    host = np.full((32, 32), 128, np.uint8)
+    hosts = Records("image", make_meta(1, id=["h"]), [host], [np.zeros((32, 32), bool)], {})
+    support = Records("image", make_meta(1, id=["s"], label=1, kind="k"), [host], [np.ones((32, 32), bool)], {})
+    row = dict(seed=5, kind="k", size="like", severity_bin="like", place="inner", host_bin="plain", size_factor=1.0,
+               severity_factor=1.0, parent=0, host=0, fold=0)  # fmt: skip
+    mask, control = np.zeros((32, 32), bool), np.zeros((1, 3, 32, 32), np.float32)
+    mask[8:24, 8:24] = True
+    made = control.copy()
+    made[0, :, 8:24, 8:16] += np.array([0.4, -0.2, -0.2], np.float32)[:, None, None]
+    made[0, :, 8:24, 18:22] += 0.4
+    out = paste_images(hosts, support, pd.DataFrame([row]), [mask], [(0, 0, 32, 32)], made, control)
+    label = out.mask[0]
+    assert label[10:22, 18:22].all() and not label[:, 8:15].any()
+    assert (out.x[0] != out.control[0])[label].all()
 
 
 def test_twins_enter_training_as_normals_without_a_mask():

@@ -114,7 +114,8 @@ def lay(
     rng: np.random.Generator, host: np.ndarray, source: np.ndarray, difference: np.ndarray, under: np.ndarray,
     noise: float, part: np.ndarray, gain: float,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(host with the part's difference laid on, where alpha > 0), images (H, W, C) in [0, 1].
+    """(host with the part's difference laid on, the part's shape there), images (H, W, C) in [0, 1]. The feather takes
+    a pixel more on all sides.
 
     difference, under: of the source, its difference to its background and that background. noise: std of the source's
     own texture. A difference is scaled by the share of light (or of headroom, for what is brighter) that the host has,
@@ -122,7 +123,8 @@ def lay(
     """
     affine = best_place(rng, source, part, host)
     mask = carry_mask(part, affine, host.shape[:2])
-    grown = ndimage.binary_dilation(grow_to(mask, 1))  # the feather lies around the outline, not inside
+    mask = grow_to(mask, 1)
+    grown = ndimage.binary_dilation(mask)  # the feather lies around the outline, not inside
     alpha = feather(grown, float(rng.uniform(*FEATHER)))
     box = around(grown, 0.25)
     target, hole = cut(host, box), cut(grown, box)
@@ -141,25 +143,30 @@ def lay(
     new = new + rng.uniform(-SHIFT, SHIFT) * spread
     out = host.copy()
     cut(out, box)[...] = target + cut(alpha, box)[..., None] * (np.clip(new, 0, 1) - target)
-    return out, grown
+    return out, mask
 
 
-def changed(before: np.ndarray, after: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Where a paste shows: bool (H, W) inside `within`, from the smoothed change of images (H, W, C) in [0, 1].
+def changed(before: np.ndarray, after: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Where a paste shows: bool (H, W) in the defect's own shape `core` and the ring of a pixel around it that its
+    feather takes, from the smoothed change of images (H, W, C) in [0, 1].
 
     At least CHANGED and RELATIVE of the strong change (its 90th percentile), averaged over a neighbourhood that grows
-    with the defect (half a pixel to 6); closed and without holes or specks.
+    with the defect (half a pixel to 6); closed and without holes or specks. The ring's pixels must show by themselves:
+    what is beside a thin scratch is not the scratch.
     """
     import cv2
 
+    within = ndimage.binary_dilation(core)
     reach = float(np.clip(0.06 * np.sqrt(within.sum()), 0.5, 6.0))
     inside = within.astype(np.float32)
-    change = cv2.GaussianBlur(np.abs(after - before).max(-1) * inside, (0, 0), reach)
+    own = np.abs(after - before).max(-1)
+    change = cv2.GaussianBlur(own * inside, (0, 0), reach)
     change = change / np.maximum(cv2.GaussianBlur(inside, (0, 0), reach), 1e-3)
     strong = np.quantile(change[within], 0.9) if within.any() else 0.0
     mask = within & (change > max(CHANGED, RELATIVE * strong))
     mask = ndimage.binary_closing(np.pad(mask, pad := round(2 * reach) + 2), iterations=round(2 * reach))
     mask = ndimage.binary_fill_holes(mask)[pad:-pad, pad:-pad] & within
+    mask &= core | (own > max(CHANGED, RELATIVE * (np.quantile(own[core], 0.9) if core.any() else 0.0)))
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
@@ -184,13 +191,14 @@ def paste_once(
     noise = float(1.4826 * np.median(np.abs(ring))) if len(ring) else 0.0
     for _ in range(TRIES):
         gain = float(rng.uniform(*GAIN))
-        after, within = host, np.zeros(host.shape[:2], bool)
+        after, core = host, np.zeros(host.shape[:2], bool)
         for part in parts_to_place(rng, mask):
             after, more = lay(rng, after, whole, difference, under, noise, part, gain * severity)
-            within |= more
-        out, label = finish(image, host, after, changed(host, after, within))
+            core |= more
+        out, label = finish(image, host, after, changed(host, after, core))
         if label.sum() >= min(MIN_PIXELS, mask.sum()):
             return out, label, gain * severity
+    within = ndimage.binary_dilation(core)
     after = np.where(within[..., None], host + (-FLAT if host[within].mean() > 0.5 else FLAT), host)
     out, label = finish(image, host, after, within)
     return out, label, gain * severity

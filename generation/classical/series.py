@@ -301,7 +301,7 @@ def last_resort(host: np.ndarray, exemplar: Exemplar, seen: Channels) -> tuple[n
 
 
 def make(
-    name: str, hosts: Records, support: Records, seeds: list[int], severity: float, seen: Channels | None
+    name: str, hosts: Records, support: Records, seeds: list[int], severity: float, seen: Channels | None = None
 ) -> Records:
     """Records of one of the two generators. seen: what the channels can take and are measured by, default hosts'."""
     usable = check_sets(hosts, support, need_mask=True)
@@ -331,16 +331,15 @@ def paste(
 ) -> Records:
     """One normal window a seed with a support anomaly's deviation in it: scaled, stretched, tapered, somewhere in time.
 
+    seen: what the channels can take and are measured by, where the hosts are some of the normals; default theirs.
     severity multiplies the drawn scale (SCALE). The mask spans, per channel, what changed. InputError without a parent.
     """
     return make("paste", hosts, support, seeds, severity, seen)
 
 
-def taxonomy(
-    hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0, seen: Channels | None = None
-) -> Records:
+def taxonomy(hosts: Records, support: Records, seeds: list[int], *, severity: float = 1.0) -> Records:
     """One normal window a seed with a textbook anomaly (TAXONOMY) of a support anomaly's size, duration and channels.
 
     The mask_source names the type; the kind stays the parent's. InputError without a parent.
     """
-    return make("taxonomy", hosts, support, seeds, severity, seen)
+    return make("taxonomy", hosts, support, seeds, severity)
