@@ -71,7 +71,8 @@ def of_support(run: Run, seed: int, parts: dict) -> dict[str, tuple[int, float]]
         return measure(parts["test"], detector.score_map(parts["test"]))[GAIN[run.modality]]
 
     rng, count = np.random.default_rng([seed, 19]), len(keep({}))
-    random = np.mean([worth(np.sort(rng.permutation(len(generated))[:count])) for _ in range(DRAWS)])
+    shows = np.flatnonzero([np.any(mask) for mask in generated.mask])  # as in the arm `dropped`
+    random = np.mean([worth(np.sort(rng.permutation(shows)[:count])) for _ in range(DRAWS)])
     kept = {name: keep(changes) for name, changes in VARIANTS.items()}
     return {name: (len(rows), worth(rows) - random) for name, rows in kept.items()}
 

@@ -355,7 +355,8 @@ def fold(
 
 
 def blocks(records: Records) -> dict[str, str]:
-    """{id: block} of what may not be parted by a fold: the group; of windows, those of an entity that overlap."""
+    """{id: block} of what may not be parted by a fold: the group; of windows, those of an entity that overlap or
+    touch."""
     meta = records.meta
     if records.modality != "series":
         return dict(zip(meta["id"], meta["group"]))
@@ -364,6 +365,6 @@ def blocks(records: Records) -> dict[str, str]:
         end, name = -1, ""
         for i in part.sort_values("start", kind="stable").index:
             start = int(meta.at[i, "start"])
-            name = name if start < end else f"{entity} {meta.at[i, 'id']}"
+            name = name if start <= end else f"{entity} {meta.at[i, 'id']}"
             out[meta.at[i, "id"]], end = name, max(end, start + len(records.x[i]))
     return out

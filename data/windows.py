@@ -141,7 +141,7 @@ def add_pool(
     support = windows(records, pool, starts, window)
     last, number = -window, -1
     for start, name in zip(starts, support.meta["id"]):
-        number += start >= last + window  # windows that overlap share a block
+        number += start > last + window  # windows that overlap or touch, as those of a long incident do, share a block
         last = start
         block[name] = f"{records.meta['id'][pool]} segment {number}"
     parts["support"].append(support)

@@ -56,17 +56,17 @@ def measure(records: Records, maps) -> dict[str, float]:
 
 
 def fused(maps: list, references: list, modality: str):
-    """The mean of several detectors' maps as percentiles among the elements of their own normals' maps."""
-    from detection.fuse import percentile
+    """Several detectors' maps as one, by rank among the elements of each one's own normals' maps."""
+    from detection.fuse import rank_fuse
 
     flat = [
         np.sort(np.concatenate([np.ravel(m) for m in ref]) if modality != "row" else np.asarray(ref))
         for ref in references
     ]
-    flat = [ref[:: max(1, len(ref) // 50_000)] for ref in flat]
+    flat = [ref[np.linspace(0, len(ref) - 1, min(len(ref), 50_000)).round().astype(int)] for ref in flat]
 
     def of(parts):
-        return np.mean([percentile(np.ravel(p), ref).reshape(np.shape(p)) for p, ref in zip(parts, flat)], axis=0)
+        return rank_fuse([np.ravel(part) for part in parts], flat).reshape(np.shape(parts[0]))
 
     return of(maps) if modality == "row" else [of(parts) for parts in zip(*maps)]
 

@@ -1,4 +1,4 @@
-"""Fusing detectors by rank: the mean of scores as percentiles among each detector's scores of normals."""
+"""Fusing detectors by rank: scores as percentiles among each detector's scores of normals, and these as one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def percentile(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def rank_fuse(scores: list[np.ndarray], reference: list[np.ndarray]) -> np.ndarray:
-    """The mean percentile (N,) in (0, 1) over detectors.
+    """The mean surprise -log(1 - p) (N,), above 0, over detectors, p the percentile of a score: Fisher's method (1925).
+
+    The mean of p, near 1 wherever it matters, would leave the ranking to the weaker detector.
 
     scores: (N,) per detector, all of the same records. 
     reference: (M,) per detector, its scores of calib normals.
@@ -38,4 +40,4 @@ def rank_fuse(scores: list[np.ndarray], reference: list[np.ndarray]) -> np.ndarr
         raise ValueError(f"rank_fuse needs one reference a detector, got {len(scores)} and {len(reference)}")
     if len({len(part) for part in scores}) > 1:
         raise ValueError(f"scores must be of the same records, got lengths {[len(part) for part in scores]}")
-    return np.mean([percentile(part, base) for part, base in zip(scores, reference)], axis=0)
+    return np.mean([-np.log1p(-percentile(part, base)) for part, base in zip(scores, reference)], axis=0)

@@ -1,9 +1,10 @@
 """The do-no-harm gate: is the best training set that uses generations shown to beat the best that does not?
 
 Candidates are compared on real anomalies that none of their parts had seen (a fold held out of the whole loop). What an
-anomaly contributes to average precision, at the share of anomalies that the data has, is its value under a candidate;
-gains are paired by anomaly. The candidate on each side is chosen on the other folds' anomalies and measured on the fold
-held out (nested cross-validation).
+anomaly contributes to average precision, at the share of anomalies that the data has, is its value under a candidate
+(of images and windows the mean over its elements: a short one counts as much as a long one). Gains are paired by
+anomaly; those of one group or incident count once. The candidate on each side is chosen on the other folds' anomalies
+and measured on the fold held out (nested cross-validation).
 """
 
 from __future__ import annotations
@@ -88,9 +89,9 @@ def decide(
 ) -> dict:
     """What the gate says, as gate.json tells it; holds_at: the greatest confidence at which it would have accepted.
 
-    table: (C, A) values; ids: (A,) the anomaly; block: (A,) the fold (of a support) that it was held out with. An
-    anomaly in several supports counts once, with its mean gain. With fewer than two anomalies, or without a candidate
-    on each side, nothing is accepted.
+    table: (C, A) values; ids: (A,) the anomaly, or the group or incident that it is of; block: (A,) the fold (of a
+    support) that it was held out with. What has one id counts once, with its mean gain. With fewer than two of them, or
+    without a candidate on each side, nothing is accepted.
     """
     ids, block = np.asarray(ids), np.asarray(block)
     sides = {side: [i for i, c in enumerate(choices) if c.generated == side] for side in (False, True)}

@@ -35,14 +35,18 @@ class Duplicates:
 
 
 def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
-    """(N, D) what each record's anomaly looks like: the crop round its mask (images), its window in the
-    channels that it shows in (series), its row."""
+    """(N, D) what each record's anomaly looks like: the crop round its mask (images), its steps in the channels that
+    it shows in, wherever in the window they lie (series), its row."""
     if records.modality == "row":
         return np.asarray(codec.encode(records)[0], dtype=np.float32)
     if records.modality == "series":
         x, mask = codec.encode(records)
-        own = np.stack([shown(v, m, codec.still)[1] for v, m in zip(x, mask)]) if len(x) else mask
-        return (x * own).reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float32)
+        out = np.zeros(x.shape, np.float32)
+        for i, (window, marked) in enumerate(zip(x, mask)):
+            own = shown(window, marked, codec.still)[1]
+            first = int(own.any(0).argmax())
+            out[i, :, : x.shape[2] - first] = (window * own)[:, first:]
+        return out.reshape(len(x), int(np.prod(x.shape[1:])))
     from data.records.image import crop, grey, resize, to_float
 
     out = np.zeros((len(records), size * size), np.float32)
@@ -58,7 +62,7 @@ def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
 
 
 def copy_distance(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """(N,) distance to the nearest support vector over the median distance between different support vectors (1 = as
+    """(N,) distance to the nearest support vector over the median distance of different ones to their nearest (1 = as
     far apart as real anomalies are; 0 = a copy); inf where the support has a single record."""
     from scipy.spatial.distance import cdist
 

@@ -163,10 +163,11 @@ def quotas(reason: np.ndarray, kind: np.ndarray, rank: np.ndarray, *, most: floa
         lack = least - int((own & (reason == KEPT)).sum())
         if lack > 0:
             reason[soft[np.argsort(-rank[soft], kind="stable")][:lack]] = KEPT
-    for name in names if len(names) > 1 else ():
-        alive = np.flatnonzero((kind == name) & (reason == KEPT))
-        others = int((reason == KEPT).sum()) - len(alive)
-        room = max(least, int(most * others / (1 - most))) if most < 1 else len(alive)
-        order = alive[np.argsort(-rank[alive], kind="stable")]
-        reason[order[room:]] = "quota"
+    kept, most = -1, max(most, 1 / max(1, len(names)))  # equal shares at least
+    while most < 1 and kept != (kept := int((reason == KEPT).sum())):  # fewer of one kind leave less room for another
+        for name in names:
+            alive = np.flatnonzero((kind == name) & (reason == KEPT))
+            others = int((reason == KEPT).sum()) - len(alive)
+            room = max(least, int(most * others / (1 - most) + 1e-9))
+            reason[alive[np.argsort(-rank[alive], kind="stable")][room:]] = "quota"
     return reason

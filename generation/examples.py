@@ -207,7 +207,7 @@ def anomaly_examples(base, support: Records, fit: Records, kind: np.ndarray, *, 
     pasted = paste(hosts, support, [int(s) for s in rng.integers(2**31, size=count)], seen=seen)
     x, mask = base.codec.encode(support)
     x_pasted, mask_pasted = base.codec.encode(pasted)
-    repeat = max(1, count // (2 * len(x)))  # half real, half the real deviations on other hosts
+    repeat = max(1, count // (2 * len(x)))  # a third real, the rest the real deviations on other hosts
     x0 = np.concatenate([np.repeat(x, repeat, axis=0), x_pasted]).astype(np.float32)
     holes = np.concatenate([np.repeat(mask, repeat, axis=0), mask_pasted])
     number = {k: n for k, n in zip(support.meta["kind"], kind)}

@@ -139,8 +139,10 @@ class Trainer:
                 self.average[name].copy_(tensors[f"a.{name}"])
                 prefix = f"o.{index}."
                 state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-                if state:
-                    self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+                if state:  # laid out as the parameter is: the fused optimizer walks memory
+                    self.optimizer.state[p] = {
+                        k: v.to(p.device) if k == "step" else torch.empty_like(p).copy_(v) for k, v in state.items()
+                    }
         self.step, self.losses = note["step"], note["losses"]
         return True
 

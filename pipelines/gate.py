@@ -41,13 +41,15 @@ def main(run: Run) -> dict:
     share = len(pool) / (len(pool) + len(fit) + len(calib))  # anomalous of all that is not for the test
     seeds = run.seeds[: settings.supports]
     jobs = [(seed, fold) for seed in seeds for fold in folds_of(run.plan, seed)]
+    tied = tied_by(pool)
     with run.work(*inputs, also=sections) as work:
 
         def one(job: tuple[int, int]) -> None:
             seed, fold = job
             unit = f"seed{seed}-fold{fold}"
             if not work.done(unit):
-                table = measure(run, choices, fit, support_of(run, seed, pool), calib, seed, fold, sections, share)
+                odd = support_of(run, seed, pool)
+                table = measure(run, choices, fit, odd, calib, tied, seed, fold, sections, share)
                 with work.unit(unit) as folder:
                     table.to_parquet(folder / "values.parquet")
 
@@ -58,7 +60,8 @@ def main(run: Run) -> dict:
             names = [str(i) for i in range(len(choices))]
             rows = pd.concat([pd.DataFrame(columns=["id", "block", *names]), *parts], ignore_index=True)
             values = rows[names].to_numpy(float).T
-            return decide(choices, values, list(rows["id"]), list(rows["block"]), confidence=settings.confidence)
+            units = [tied[name] for name in rows["id"]]
+            return decide(choices, values, units, list(rows["block"]), confidence=settings.confidence)
 
         by_seed = [said([t for (s, _), t in zip(jobs, tables) if s == seed]) for seed in seeds]
         whole = said(tables)
@@ -72,7 +75,9 @@ def main(run: Run) -> dict:
             "chosen": whole["chosen"]["arm"], "anomalies": whole["anomalies"]}
 
 
-def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, sections: dict, share: float):
+def measure(
+    run: Run, choices: list, fit, support, calib, tied: dict, seed: int, fold: int, sections: dict, share: float
+):
     """The values of every candidate (columns "0", "1", ..) for the anomalies of one fold, made without the fold."""
     import pandas as pd
 
@@ -89,7 +94,7 @@ def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, 
     both = concat([bare(part) for part in (held, calib)])
     ratio = next((j.detectors.get(LIKELIHOOD) for j in load_judges(run.paths.judges / f"seed{seed}", run.params.device)
                   if j.fold == fold), None)  # fmt: skip
-    generated, kept = world(run, normals, odd, calib, seed, ratio.adapter if ratio else None, sections)
+    generated, kept = world(run, normals, odd, calib, tied, seed, ratio.adapter if ratio else None, sections)
     lists = {"ratio": ratio.score_map(both)} if ratio else {}
     options = sections["train"].model_dump(by_alias=True)
     out = {}
@@ -110,7 +115,7 @@ def measure(run: Run, choices: list, fit, support, calib, seed: int, fold: int, 
     return pd.DataFrame({"id": ids, "block": f"{seed}/{fold}", **out})
 
 
-def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> tuple:
+def world(run: Run, normals, odd, calib, tied: dict, seed: int, adapter, sections: dict) -> tuple:
     """(generated, kept) of one round of the loop on some of the data. adapter: one fitted on these records, or None."""
     import numpy as np
     import pandas as pd
@@ -126,7 +131,7 @@ def world(run: Run, normals, odd, calib, seed: int, adapter, sections: dict) -> 
     from generation.plan import plan
     from generation.training import fit_adapter, match_scales
 
-    ids, folds = list(odd.meta["id"]), inner_folds(normals, odd, seed)
+    ids, folds = list(odd.meta["id"]), inner_folds(normals, odd, tied, seed)
     sampling = sampling_of(sections["generate.r1"])
     if adapter is None:
         base = Base.load(run.paths.base, pick_device(run.params.device))
@@ -155,14 +160,26 @@ def folds_of(plan: dict, seed: int) -> list[int]:
     return [fold for fold in sorted(held) if len(support) - held[fold] >= INNER]
 
 
-def inner_folds(normals, odd, seed: int) -> dict[str, int]:
+def tied_by(pool) -> dict[str, str]:
+    """{id: group or incident} of all labelled anomalies; where there is but one, each by itself."""
+    from data.split import blocks
+
+    found = blocks(pool)
+    return found if len(set(found.values())) >= INNER else {name: name for name in found}
+
+
+def inner_folds(normals, odd, tied: dict[str, str], seed: int) -> dict[str, int]:
     """{id: fold} of what is left of a fold. Where its normals or its anomalies are of one group, a lot, a content that
-    most rows have, one long incident, they are parted by record: the judges may then know the group, not the record."""
+    most rows have, one long incident, they are parted by record: the judges may then know the group, not the record.
+
+    tied: {id: group or incident} of the anomalies at least.
+    """
     import numpy as np
 
     from data.split import blocks, fold
 
-    ids, (plain, rare) = list(odd.meta["id"]), (blocks(part) for part in (normals, odd))
+    ids, plain = list(odd.meta["id"]), blocks(normals)
+    rare = {name: tied[name] for name in ids}
     rare = rare if len(set(rare.values())) >= INNER else {name: name for name in ids}
     alone = {name: name for name in normals.meta["id"]}
     for tied in (plain, alone):

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from data.records import concat
 from detection.gate import Candidate, candidates, decide, precision_at, sentence, values
-from pipelines.gate import folds_of, inner_folds
+from pipelines.gate import folds_of, inner_folds, tied_by
 
 REAL, CLASSICAL, MIXED = (Candidate(arm, "forest", 0.5, False) for arm in ("real", "classical", "mixed"))
 
@@ -144,26 +144,49 @@ def test_without_anomalies_or_without_both_sides_nothing_is_accepted():
     assert not one["accepted"] and one["best"] is None
 
 
+def test_windows_of_one_incident_count_once():
+    """Five windows of one incident that gain, one each of two that lose: three gains, whose mean is below 0."""
+    pool = tiny.make("series", 8, 7)[1]
+    width = len(pool.x[0])
+    start = [0, width, 2 * width, 3 * width, 4 * width, 9 * width, 12 * width]  # the first five touch
+    pool = pool.with_meta(group="pump", start=start)
+    tied = tied_by(pool)
+    units = [tied[name] for name in pool.meta["id"]]
+    assert len(set(units)) == 3 and len(set(units[:5])) == 1
+    table = np.zeros((3, 7))
+    table[2] = [0.5, 0.4, 0.5, 0.4, 0.5, -0.6, -0.5]
+    block = ["0/0"] * 5 + ["0/1"] * 2
+    said = decide([REAL, CLASSICAL, MIXED], table, units, block)
+    assert said["anomalies"] == len(said["gain"]["values"]) == 3
+    assert len(decide([REAL, CLASSICAL, MIXED], table, list(pool.meta["id"]), block)["gain"]["values"]) == 7
+
+
+def test_anomalies_that_are_all_of_one_group_count_each_by_itself():
+    odd = tiny.make("row", 9, 6)[1].with_meta(group="lot")
+    assert tied_by(odd) == {name: name for name in odd.meta["id"]}
+
+
 def test_normals_of_one_group_are_parted_by_record_where_a_fold_must_have_some():
     from data.split import blocks
 
     normals, odd = tiny.make("row", 9, 6)
     one, many = normals.with_meta(group="lot"), normals.with_meta(group=[f"g{i // 2}" for i in range(9)])
-    folds = inner_folds(one, odd, 3)
+    folds = inner_folds(one, odd, tied_by(odd), 3)
     counts = [[folds[name] for name in part.meta["id"]].count(0) for part in (one, odd)]
-    assert counts[0] in (4, 5) and counts[1] == 3 and folds == inner_folds(one, odd, 3)
-    folds = inner_folds(many, odd, 3)
+    assert counts[0] in (4, 5) and counts[1] == 3 and folds == inner_folds(one, odd, tied_by(odd), 3)
+    folds = inner_folds(many, odd, tied_by(odd), 3)
     assert all(len({folds[i] for i, g in blocks(many).items() if g == group}) == 1 for group in set(many.meta["group"]))
 
 
 def test_anomalies_of_one_group_are_parted_by_record_where_both_folds_must_have_some():
     normals, odd = tiny.make("row", 9, 6)
-    folds = inner_folds(normals, odd.with_meta(group="lot"), 3)
+    odd = odd.with_meta(group="lot")
+    folds = inner_folds(normals, odd, tied_by(odd), 3)
     assert [folds[name] for name in odd.meta["id"]].count(0) == 3
     pairs = odd.with_meta(group=[f"g{i // 3}" for i in range(6)])
-    folds = inner_folds(normals, pairs, 3)
+    folds = inner_folds(normals, pairs, tied_by(pairs), 3)
     assert len({folds[i] for i in pairs.meta["id"][:3]}) == len({folds[i] for i in pairs.meta["id"][3:]}) == 1
-    two = inner_folds(normals, odd.take([0, 1]).with_meta(group="lot"), 3)
+    two = inner_folds(normals, odd.take([0, 1]), tied_by(odd), 3)
     assert {two[name] for name in odd.meta["id"][:2]} == {0, 1}
 
 

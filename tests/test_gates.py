@@ -10,7 +10,7 @@ import tiny
 from data.records import Records, concat, make_meta
 from data.records.codecs import CODECS
 from detection.gates import Gates, allowed, posterior, violations
-from detection.novelty import copy_distance
+from detection.novelty import copy_distance, edit_vectors
 
 
 def world(modality: str):
@@ -147,3 +147,16 @@ def test_columns_are_compared_cell_by_cell_whatever_they_hold():
         assert differ(one, other).tolist() == [False, b != c, False, True, True], dtype
     one, other = pd.Series(["a", "b"], dtype="category"), pd.Series(["a", "z"], dtype="category")
     assert differ(one, other).tolist() == [False, True]  # of other categories
+
+
+def test_a_copy_is_one_wherever_in_its_window_it_lies():
+    """The same steps, eight later: no distance; in another channel, or doubled, there is some."""
+    x, mask = np.zeros((4, 40, 2)), np.zeros((4, 40, 2), bool)
+    for i, (first, c, size) in enumerate([(4, 0, 3), (12, 0, 3), (4, 1, 3), (20, 0, 6)]):
+        x[i, first : first + 6, c] = size * np.arange(1, 7)
+        mask[i, first : first + 6, c] = True
+    records = Records("series", make_meta(4), list(x), list(mask), {"channels": ["a", "b"]})
+    codec = CODECS["series"].fit(records.where(label=0))
+    vectors = edit_vectors(records, codec)
+    apart = np.linalg.norm(vectors - vectors[0], axis=1)
+    assert apart[1] < 1e-6 and (apart[2:] > 1).all()

@@ -431,16 +431,20 @@ class Killed(Exception):
     pass
 
 
-def test_training_resumed_after_a_kill_equals_uninterrupted_training(tmp_path):
-    """Parameters, averages, optimizer state and losses: bit for bit."""
+@pytest.mark.parametrize("convolution", [False, True])
+def test_training_resumed_after_a_kill_equals_uninterrupted_training(tmp_path, convolution):
+    """Parameters, averages, optimizer state and losses: bit for bit, in a layout of memory of their own too."""
     target = torch.linspace(-1, 1, 8)
 
     def trainer():
         torch.manual_seed(0)
         net = torch.nn.Linear(8, 8)
+        if convolution:
+            net = torch.nn.Conv2d(8, 16, 3).to(memory_format=torch.channels_last)
 
         def batch(step):
-            return {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(step))}
+            shape = (4, 8, 6, 8 + 2) if convolution else (4, 8)
+            return {"x": torch.randn(shape, generator=torch.Generator().manual_seed(step))}
 
         return net, Trainer(
             dict(net.named_parameters()), lambda b: ((net(b["x"]) - target) ** 2).mean(), batch, steps=20, lr=0.1

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.spatial.distance import cdist
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.ensemble import IsolationForest as Oracle
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data.errors import InputError
 from data.records import Records, concat, make_meta
@@ -258,16 +258,28 @@ def test_scores_above_every_normal_stay_apart():
     assert (np.diff(fuse.percentile(np.array([1.0, 2, 3]), np.ones(5))) > 0).all()  # a constant reference
 
 
-def test_fusing_is_the_mean_percentile_and_ignores_the_batch():
+def test_fusing_is_the_mean_surprise_and_ignores_the_batch():
     rng = np.random.default_rng(0)
     scores, reference = [rng.normal(size=9), 100 * rng.random(9)], [rng.normal(size=50), 100 * rng.random(30)]
     whole = fuse.rank_fuse(scores, reference)
-    np.testing.assert_allclose(whole, (fuse.percentile(scores[0], reference[0])
-                                       + fuse.percentile(scores[1], reference[1])) / 2)  # fmt: skip
+    p, q = (fuse.percentile(part, base) for part, base in zip(scores, reference))
+    np.testing.assert_allclose(np.exp(-2 * whole), (1 - p) * (1 - q))
     alone = [fuse.rank_fuse([s[[i]] for s in scores], reference)[0] for i in range(9)]
     np.testing.assert_array_equal(alone, whole)
     scaled = fuse.rank_fuse([scores[0], 7 * scores[1] - 3], [reference[0], 7 * reference[1] - 3])
     np.testing.assert_allclose(scaled, whole, rtol=1e-9)
+
+
+def test_a_weak_detector_does_not_drown_a_strong_one():
+    """One in a hundred is odd by 3.5 to the one detector, by half a standard deviation to the other."""
+    rng = np.random.default_rng(0)
+    odd = np.arange(20_000) < 200
+    strong, weak = (rng.normal(size=20_000) + shift * odd for shift in (3.5, 0.5))
+    reference = [rng.normal(size=5000), rng.normal(size=5000)]
+    alone, both = (average_precision_score(odd, s) for s in (strong, fuse.rank_fuse([strong, weak], reference)))
+    assert both > 0.85 * alone > 0.6
+    fair = rng.normal(size=20_000) + 3 * odd
+    assert average_precision_score(odd, fuse.rank_fuse([strong, fair], reference)) > alone + 0.05
 
 
 def test_fusing_refuses_what_does_not_match():

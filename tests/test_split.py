@@ -16,7 +16,7 @@ from data.records import Records, make_meta
 from data.sources import SOURCES
 from data.split import Split, blocks, check_folds, split, take_share
 from data.split import fold as fold_of
-from data.windows import centred, middle_of
+from data.windows import add_pool, centred, middle_of
 
 EASY = {"seeds": 2, "support": 3, "folds": 2, "test_share": 0.4, "calib_share": 0.25}
 
@@ -435,6 +435,20 @@ def test_centred_windows_cover_their_segment(a: int, length: int, window: int):
     covered = {step for start in starts for step in range(start, start + window)}
     assert set(range(a, a + length)) <= covered and len(starts) == -(-length // window)
     assert min(covered) >= 0 and max(covered) < 100
+
+
+@given(st.integers(0, 60), st.integers(1, 300), st.integers(2, 40), st.integers(3, 60))
+def test_windows_of_one_incident_are_of_one_block(start: int, length: int, window: int, gap: int):
+    """However its length divides; what begins two windows later is another."""
+    end, later = start + length, start + length + 3 * window + gap
+    records = series(("m", "", later + 2 * window, [(start, end, "a"), (later, later + 2, "a")]))
+    parts, block = {"support": []}, {}
+    add_pool(records, 0, (0, len(records.x[0])), window, parts, block)
+    pool = parts["support"][0]
+    of = [block[name] for name in pool.meta["id"]]
+    assert len(of) == -(-length // window) + 1 and len(set(of[:-1])) == 1 and of[-1] != of[0]
+    again = blocks(pool)
+    assert [of.index(b) for b in of] == [list(again.values()).index(again[name]) for name in pool.meta["id"]]
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,17 @@ def test_no_kind_takes_more_than_its_share_and_none_dies_of_soft_reasons():
     assert list(quotas(reason[:8], kind[:8], rank[:8], most=0.5, least=0)) == [KEPT] * 8  # alone there is no quota
 
 
+@pytest.mark.parametrize(
+    ("counts", "most", "left"),
+    [((10, 3), 0.7, [7, 3]), ((10, 10, 1), 0.4, [2, 2, 1]), ((9, 9, 9), 0.2, [9, 9, 9]), ((9, 5, 5), 0.4, [6, 5, 5])],
+)
+def test_no_kind_is_above_its_share_whatever_the_share(counts, most, left):
+    """Seven of ten are not above 0.7; where fewer of one make another's share too large, that one has fewer too."""
+    kind = np.repeat([f"k{i}" for i in range(len(counts))], counts)
+    out = quotas(np.full(len(kind), KEPT), kind, np.arange(float(len(kind))), most=most, least=1)
+    assert [int(((kind == name) & (out == KEPT)).sum()) for name in np.unique(kind)] == left
+
+
 @given(st.lists(st.sampled_from([*HARD, *SOFT, KEPT]), min_size=1, max_size=30), st.integers(0, 5), st.data())
 def test_quotas_never_bring_back_what_a_hard_gate_refused(reasons, least, data):
     kind = np.array(data.draw(st.lists(st.sampled_from("ab"), min_size=len(reasons), max_size=len(reasons))))
