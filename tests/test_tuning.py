@@ -30,7 +30,7 @@ def adapted(modality: str):
         base = Base.load(Path(folder) / "base")
         fit_adapter(base, fit, support, settings=tiny.ADAPT, seed=0)[0].save(Path(folder) / "adapter")
         adapter = Adapter.load(Base.load(Path(folder) / "base"), Path(folder) / "adapter", train=True)
-    rows = plan(fit, support, tiny.folds(fit, support), count=16, seed=0, round_=1)
+    rows = plan(fit, support, tiny.folds(fit, support), count=64 if modality == "image" else 16, seed=0, round_=1)
     made = concat(list(generate(adapter, fit, support, rows, **tiny.SAMPLING[modality])))
     made = made.take([bool(np.any(m)) for m in made.mask])
     return adapter, fit, support, made
