@@ -202,14 +202,11 @@ def copies_of(made: Records, support: Records, codec) -> tuple[np.ndarray, list[
 
     Identical are contents that equal a training anomaly's, and edits within SAME of one.
     """
-    from scipy.spatial.distance import cdist
-
-    from detection.novelty import copy_distance, edit_vectors
+    from detection.novelty import Copies, edit_vectors
 
     if not len(made) or not len(support):
         return np.full(len(made), np.inf), [], []
-    vectors, real = edit_vectors(made, codec), edit_vectors(support, codec)
-    distance, nearest = copy_distance(vectors, real), cdist(vectors, real).argmin(1)
+    distance, nearest = Copies(support, codec).nearest(made, edit_vectors(made, codec))
     pairs = list(zip(made.meta["id"], support.meta["id"].iloc[nearest]))
     whole = {sha: name for sha, name in zip(digests(support), support.meta["id"])}
     same = [(pair[0], whole[sha]) if sha in whole else pair

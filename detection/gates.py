@@ -10,7 +10,7 @@ import pandas as pd
 
 from data.records import Records
 from data.records.table import nanoseconds
-from detection.novelty import copy_distance, edit_vectors
+from detection.novelty import Copies, copy_distance, edit_vectors
 from generation.contrast import contrast
 
 MARGIN = 0.1  # of a column's range that a generated number or date may leave it by
@@ -23,7 +23,7 @@ class Gates:
     def __init__(self, hosts: Records, support: Records, codec):
         self.hosts, self.codec = hosts, codec
         self.position = {name: i for i, name in enumerate(hosts.meta["id"])}
-        self.vectors = edit_vectors(support, codec)
+        self.copies = Copies(support, codec)
         self.kinds = support.meta["kind"].to_numpy(str)
         stands = contrast(support, codec)
         self.range = {
@@ -33,8 +33,10 @@ class Gates:
 
     def measure(self, records: Records) -> pd.DataFrame:
         """One row a record: outside (elements changed outside the edit), contrast_low and contrast_high (contrast over
-        the least and most of its kind's real ones, NaN for rows), violations, posterior (of the intended kind, 0..1)
-        and copy_distance."""
+        the least and most of its kind's real ones, NaN for rows), violations, posterior (of the intended kind, 0..1),
+        edit_distance (to the nearest of its support) and copy_distance (the same, or less where an anomaly of the
+        support lies in it as it is)."""
+        known = self.copies.vectors
         kind, vectors = records.meta["kind"].to_numpy(str), edit_vectors(records, self.codec)
         stands = contrast(records, self.codec)
         low, high = (np.array([self.range.get(k, (np.nan, np.nan))[end] for k in kind], float) for end in (0, 1))
@@ -43,8 +45,9 @@ class Gates:
             "contrast_low": stands / np.maximum(low, 1e-9),
             "contrast_high": stands / np.maximum(high, 1e-9),
             "violations": violations(records, self.allowed),
-            "posterior": posterior(vectors, kind, self.vectors, self.kinds),
-            "copy_distance": copy_distance(vectors, self.vectors),
+            "posterior": posterior(vectors, kind, known, self.kinds),
+            "edit_distance": copy_distance(vectors, known),
+            "copy_distance": self.copies.nearest(records, vectors)[0],
         })  # fmt: skip
 
     def outside(self, records: Records) -> np.ndarray:

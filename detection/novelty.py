@@ -1,4 +1,4 @@
-"""How new a generated record is: distance to the nearest training anomaly, and exact duplicates."""
+"""How new a generated record is: distance to the nearest training anomaly, copies of one, and exact duplicates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import numpy as np
 
 from data.records import Records
 from data.records.series import shown
+
+SHIFT, POINTS = 2, 64  # pixels that a copy may be off its label's middle, and how many are compared
+UNLIKE = 2**0.5  # distance of standardised pixels that have nothing in common
+SIDES = 2.0  # times as long or short as a training anomaly: nothing that its label holds can be a copy of that
 
 
 def payloads(records: Records) -> Iterator[bytes]:
@@ -47,18 +51,99 @@ def edit_vectors(records: Records, codec, size: int = 16) -> np.ndarray:
             first = int(own.any(0).argmax())
             out[i, :, : x.shape[2] - first] = (window * own)[:, first:]
         return out.reshape(len(x), int(np.prod(x.shape[1:])))
-    from data.records.image import crop, grey, resize, to_float
+    from data.records.image import crop, resize
 
     out = np.zeros((len(records), size * size), np.float32)
     for i, (image, mask) in enumerate(zip(records.x, records.mask)):
         if not mask.any():
             continue
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
-        value = to_float(crop(image, box))
-        patch = resize(grey(value) if value.ndim == 3 else value, (size, size)).ravel()
+        patch = resize(level(crop(image, bounds(np.asarray(mask, bool)))), (size, size)).ravel()
         out[i] = patch - patch.mean()
     return out
+
+
+class Copies:
+    """The anomalies of a support, to tell what was copied from them, wherever it was put and whichever way up."""
+
+    def __init__(self, support: Records, codec):
+        self.vectors, self.parts, self.usual = edit_vectors(support, codec), None, 1.0
+        found = [(i, *part) for i in range(len(support)) for part in pixels(support, i)]
+        if found and len(support) > 1:
+            self.parts = [np.array(column) for column in zip(*found)]
+            between = np.stack([self.apart(x, m, len(support)) for x, m in zip(support.x, support.mask)])
+            np.fill_diagonal(between, np.inf)
+            nearest = between.min(1)[np.isfinite(between.min(1))]
+            self.usual = max(float(np.median(nearest)), 1e-9) if len(nearest) else UNLIKE
+
+    def nearest(self, records: Records, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """((N,) distance, (N,) which anomaly) as `copy_distance` of the records' edit vectors or, of images, by the
+        pixels of an anomaly where that is less: those under its own mask, laid on the middle of the record's, by all
+        turns and flips and some pixels off."""
+        from scipy.spatial.distance import cdist
+
+        if not len(records):
+            return np.zeros(0), np.zeros(0, int)
+        out, which = copy_distance(vectors, self.vectors), cdist(vectors, self.vectors).argmin(1)
+        if self.parts is not None:
+            count = len(self.vectors)
+            found = np.stack([self.apart(x, m, count) for x, m in zip(records.x, records.mask)]) / self.usual
+            which = np.where(found.min(1) < out, found.argmin(1), which)
+            out = np.minimum(out, found.min(1))
+        return out, which
+
+    def apart(self, image: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+        """(count,) distance to each anomaly's pixels, both standardised: 0 to 2, UNLIKE where they have nothing in
+        common, inf where one is far larger than the other."""
+        out, mask = np.full(count, np.inf), np.asarray(mask, bool)
+        if not mask.any():
+            return out
+        y, x, height, width = bounds(mask)
+        which, tall, wide, rows, columns, own = self.parts
+        near = np.max([tall / height, height / tall, wide / width, width / wide], axis=0) <= SIDES
+        reach = int(SIDES * max(height, width)) + SHIFT
+        top, left = max(0, y - reach), max(0, x - reach)
+        part = level(image[top : y + height + reach, left : x + width + reach]).astype(float)
+        steps = np.arange(-SHIFT, SHIFT + 1)[:, None]
+        down = (y - top + (height - tall[near]) // 2)[:, None, None] + rows[near, None] + steps
+        right = (x - left + (width - wide[near]) // 2)[:, None, None] + columns[near, None] + steps
+        down, right = np.clip(down, 0, part.shape[0] - 1), np.clip(right, 0, part.shape[1] - 1)
+        held = part[down[:, :, None], right[:, None]]  # (templates, shifts down, right, POINTS)
+        held -= held.mean(-1, keepdims=True)
+        size = np.maximum(np.sqrt(np.einsum("tdrp,tdrp->tdr", held, held)), 1e-9)
+        alike = (np.einsum("tdrp,tp->tdr", held, own[near]) / size).max((1, 2)) if near.any() else np.zeros(0)
+        np.minimum.at(out, which[near], np.sqrt(np.maximum(0.0, 2 - 2 * alike)))
+        return out
+
+
+def pixels(support: Records, i: int) -> Iterator[tuple]:
+    """(height, width, rows, columns, values about 0 of norm 1) of POINTS pixels under a record's mask, by all turns and
+    flips; none of what has a single value, and none but of images."""
+    if support.modality != "image" or not (mask := np.asarray(support.mask[i], bool)).any():
+        return
+    y, x, height, width = bounds(mask)
+    value, under = (a[y : y + height, x : x + width] for a in (level(support.x[i]).astype(float), mask))
+    for turn in range(8):
+        there, seen = (np.rot90(a, turn % 4)[:, :: 1 if turn < 4 else -1] for a in (under, value))
+        rows, columns = np.nonzero(there)
+        some = np.linspace(0, len(rows) - 1, POINTS).round().astype(int)
+        own = seen[rows[some], columns[some]]
+        own = own - own.mean()
+        if (size := float(np.linalg.norm(own))) > 1e-9:
+            yield *there.shape, rows[some], columns[some], own / size
+
+
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of what is marked."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+
+
+def level(image: np.ndarray) -> np.ndarray:
+    """(H, W) float grey."""
+    from data.records.image import grey, to_float
+
+    value = to_float(image)
+    return np.asarray(grey(value) if value.ndim == 3 else value, np.float32)
 
 
 def copy_distance(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:

@@ -14,12 +14,12 @@ KEPT, BY_HAND, REFUSED = "kept", "accepted by hand", "rejected by hand"
 HARD = ("unchanged", "outside", "seam", "contrast", "copy", "duplicate", "constraint", "kind")
 SOFT = ("invisible", "trivial", "outranked", "quota")
 REASONS = (*HARD, *SOFT, REFUSED, KEPT, BY_HAND)
-FAR = 2.0  # copy distances beyond are no rarer: twice as far off as real anomalies are from each other
+FAR = 2.0  # edit distances beyond are no rarer: twice as far off as real anomalies are from each other
 
 
 def rarity(scores: pd.DataFrame) -> np.ndarray:
     """(N,) 0..1, distance to the nearest real anomaly over real to real, up to FAR."""
-    return np.clip(scores["copy_distance"].to_numpy(float), 0, FAR) / FAR
+    return np.clip(scores["edit_distance"].to_numpy(float), 0, FAR) / FAR
 
 
 def near(scores: pd.DataFrame, real: pd.DataFrame, role: str = "fused") -> np.ndarray:
@@ -54,7 +54,7 @@ CRITERIA = {
     "plain": lambda s, r: s["fused"].to_numpy(float),  # the most visible first
     "hard": lambda s, r: -s["supervised"].to_numpy(float),  # what the detector sees least, of what is visible
     "likelihood": lambda s, r: s["likelihood"].fillna(s["fused"]).to_numpy(float),
-    "typical": lambda s, r: -s["copy_distance"].to_numpy(float),  # the closest to a real one
+    "typical": lambda s, r: -s["edit_distance"].to_numpy(float),  # the closest to a real one
 }
 
 

@@ -2,7 +2,8 @@
 
 Reads r<r>/generated, judges/, records/fit, records/support, splits.json, and earlier rounds' kept (for duplicates).
 Writes r<r>/scores/seed<k>.parquet: id, the judges' supervised, unsupervised, likelihood, fused and control, what the
-gates measured (outside, contrast_low, contrast_high, violations, posterior, copy_distance) and duplicate_of.
+gates measured (outside, contrast_low, contrast_high, violations, posterior, edit_distance, copy_distance) and
+duplicate_of.
 """
 
 from __future__ import annotations

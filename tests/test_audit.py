@@ -438,19 +438,19 @@ def test_values_that_generated_rows_alone_have(loop):
     assert failed(found) == {"shortcut"} and found["shortcut"]["pairs"] and found["shortcut"]["figure"] > 0.98
 
 
-@pytest.mark.parametrize("modality, whole", [("image", True), ("image", False), ("row", True)])
+@pytest.mark.parametrize("modality, whole", [("image", True), ("image", False), ("series", True), ("row", True)])
 def test_a_memorised_copy(loop, modality, whole):
     home = loop(modality)
     support = read_store(home / "records" / "support")
     name = read_json(home / "splits.json")["supports"][2][1]
     i = list(support.meta["id"]).index(name)
     path = home / "r2" / "kept" / "seed2"
-    if modality == "image" and whole:
+    if whole and modality != "row":
         change(path, lambda r: with_content(r, 5, support.x[i], support.mask[i]))
-    elif modality == "image":  # the anomaly alone, on another host and at another place
+    elif modality == "image":  # the anomaly alone, on another host, at another place and mirrored
         def moved(r: Records) -> Records:
             x, mask = r.x[5].copy(), np.zeros_like(r.mask[5])
-            x[30:40, 20:30], mask[30:40, 20:30] = support.x[i][10:20, 10:20], True
+            x[30:40, 20:30], mask[30:40, 20:30] = support.x[i][10:20, 10:20][:, ::-1], True
             return with_content(r, 5, x, mask)
 
         change(path, moved)

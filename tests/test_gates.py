@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from data.records import Records, concat, make_meta
 from data.records.codecs import CODECS
 from detection.gates import Gates, allowed, posterior, violations
-from detection.novelty import copy_distance, edit_vectors
+from detection.novelty import Copies, copy_distance, edit_vectors
 
 
 def world(modality: str):
@@ -124,6 +125,59 @@ def test_copies_are_measured_by_how_far_different_anomalies_lie_apart():
     np.testing.assert_allclose(copy_distance(np.array([[0.0, 1.0], [3.0, 4.0]]), real), [0.2, 0])
     same = copy_distance(np.array([[0.0, 0.0], [0.1, 0.0]]), real[:9])
     assert same[0] == 0 and same[1] > 1e6, "all of it one: a copy or none"
+
+
+def blots(count: int, seed: int = 3) -> Records:
+    """Photographs (48, 56) of noise, on each a ragged blot of another grain."""
+    rng, x, mask = np.random.default_rng(seed), [], []
+    for _ in range(count):
+        hole = np.zeros((48, 56), bool)
+        top, left = rng.integers(10, 28, 2)
+        hole[top : top + 10, left : left + 12] = gaussian_filter(rng.normal(size=(10, 12)), 1.5) > -0.05
+        image = rng.integers(90, 130, hole.shape).astype(np.uint8)
+        image[hole] = np.clip(160 + 25 * gaussian_filter(rng.normal(size=hole.shape), 1.5)[hole] * 4, 0, 255)
+        x.append(image)
+        mask.append(hole)
+    meta = make_meta(count, id=[f"b{i}" for i in range(count)], label=[1] * count, kind=["k"] * count)
+    return Records("image", meta, x, mask, {})
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_the_pixels_of_an_anomaly_are_found_wherever_they_were_put(turn):
+    """On another image, elsewhere, turned and mirrored, under a label that is wider by a pixel."""
+    support, others = blots(6), blots(40, seed=4)
+    x, mask, rng = [], [], np.random.default_rng(0)
+    for image, hole in zip(support.x, support.mask):
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        under, seen = (np.rot90(a[box], turn % 4)[:, :: 1 if turn < 4 else -1] for a in (hole, image))
+        host, label = rng.integers(60, 90, hole.shape).astype(np.uint8), np.zeros(hole.shape, bool)
+        place = slice(20, 20 + under.shape[0]), slice(30, 30 + under.shape[1])
+        host[place][under], label[place] = seen[under], under
+        x.append(host)
+        mask.append(binary_dilation(label))
+    pasted = Records("image", support.meta, x, mask, {})
+    copies = Copies(support, None)
+    distance, which = copies.nearest(pasted, edit_vectors(pasted, None))
+    np.testing.assert_allclose(distance, 0, atol=1e-6)
+    assert list(which) == list(range(6))
+    assert copy_distance(edit_vectors(pasted, None), copies.vectors).min() > 0.1, "by the looks of the box they are new"
+    far = copies.nearest(others, edit_vectors(others, None))[0]
+    assert far.min() > 0.5 and 0.8 < np.median(far) < 1.2
+
+
+def test_an_anomaly_of_a_single_value_or_far_larger_is_compared_by_its_box_alone():
+    support = blots(3)
+    flat = [np.where(hole, 200, image).astype(np.uint8) for image, hole in zip(support.x, support.mask)]
+    for own in (Records("image", support.meta, flat, support.mask, {}), support.take([0])):
+        found = Copies(own, None).nearest(support, edit_vectors(support, None))[0]
+        np.testing.assert_array_equal(found, copy_distance(edit_vectors(support, None), edit_vectors(own, None)))
+    small = [np.zeros_like(hole) for hole in support.mask]
+    for hole in small:
+        hole[2:4, 2:4] = True
+    tiny_ones = Records("image", support.meta, support.x, small, {})
+    found = Copies(support, None).nearest(tiny_ones, edit_vectors(tiny_ones, None))[0]
+    np.testing.assert_array_equal(found, copy_distance(edit_vectors(tiny_ones, None), edit_vectors(support, None)))
 
 
 def test_the_posterior_is_bayes_with_gaussian_kernels():

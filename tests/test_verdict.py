@@ -30,8 +30,9 @@ SETTINGS = {"min_overlap": 0.2, "seam": 0.95, "contrast": [0.5, 2.0], "copy": 0.
 REAL = pd.DataFrame({"fused": np.linspace(0.6, 0.98, 20), "likelihood": np.linspace(0.9, 1, 20)})
 
 
-GOOD = {"fused": 0.8, "supervised": 0.8, "likelihood": np.nan, "control": 0.3, "copy_distance": 1.0, "outside": 0,
-        "contrast_low": 1.2, "contrast_high": 0.8, "violations": 0, "posterior": 1.0, "duplicate_of": ""}  # fmt: skip
+GOOD = {"fused": 0.8, "supervised": 0.8, "likelihood": np.nan, "control": 0.3, "copy_distance": 1.0,
+        "edit_distance": 1.0, "outside": 0, "contrast_low": 1.2, "contrast_high": 0.8, "violations": 0,
+        "posterior": 1.0, "duplicate_of": ""}  # fmt: skip
 
 
 def ledger(**columns) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -113,7 +114,7 @@ def many(count: int, **columns) -> tuple[pd.DataFrame, pd.DataFrame]:
 ])  # fmt: skip
 def test_every_criterion_keeps_what_it_ranks_first(criterion, best):
     columns = {"fused": [0.7, 0.8, 0.65, 0.85, 0.9], "supervised": [0.9, 0.8, 0.1, 0.8, 0.7],
-               "likelihood": [0.99, 0.5, 0.5, 0.6, 0.5], "copy_distance": [1.0, 1.0, 1.0, 1.9, 0.4]}  # fmt: skip
+               "likelihood": [0.99, 0.5, 0.5, 0.6, 0.5], "edit_distance": [1.0, 1.0, 1.0, 1.9, 0.4]}  # fmt: skip
     meta, scores = many(5, **columns)
     out = verdicts(meta, scores, REAL, **{**SETTINGS, "criterion": criterion, "keep_share": 0.2})
     assert list(np.flatnonzero(out["keep"])) == [best]
