@@ -26,16 +26,19 @@ FEWEST = 3  # supports that an interval should rest on
 
 
 def strangers(meta: pd.DataFrame, hosts: set[str], parents: set[str], outside: set[str]) -> Iterator[tuple[str, str]]:
-    """(record, id) of every host that is not of `hosts`, parent not of `parents`, and any mention of ids `outside`.
+    """(record, id) of every host that is not of `hosts`, parent not of `parents`, mask of another, and any mention of
+    ids `outside`.
 
-    meta: of generated records. A mask's source may name a record after a colon, as `bank:<id>`.
+    meta: of generated records. A mask's source may name a record after a colon; `bank:<id>` is of `parents`.
     """
-    sources = [str(source).partition(":")[2] for source in meta["mask_source"]]
-    for name, host, above, source in zip(meta["id"], meta["host"], meta["parents"], sources):
+    for name, host, above, source in zip(meta["id"], meta["host"], meta["parents"], meta["mask_source"].astype(str)):
         if host not in hosts:
             yield name, host
         yield from ((name, parent) for parent in above if parent not in parents)
-        yield from ((name, other) for other in {source, name} if other in outside)
+        where, _, lender = source.partition(":")
+        if where == "bank" and lender not in parents | outside:
+            yield name, lender
+        yield from ((name, other) for other in {lender, name} if other in outside)
 
 
 def provenance(pairs: Iterable[tuple[str, str]], records: int) -> dict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pandas as pd
 
 from data.records import Records
 from detection import twosample
@@ -43,11 +44,18 @@ def fidelity(
         ours, theirs = views(real, reference, device), views(generated, reference, device)
         parts = {name: (ours[name], theirs[name]) for name in ours}
     kinds = [records.meta["kind"].to_numpy(str) for records in (real, generated)]
-    told = {}
+    made_of, told = [sources(records) for records in (real, generated)], {}
     for kind in sorted({*kinds[0], *kinds[1]}):
         index = [np.flatnonzero(k == kind) for k in kinds]
-        told[kind] = compare({n: (a.take(index[0]), b.take(index[1])) for n, (a, b) in parts.items()}, *map(len, index))
-    return {"all": compare(parts, len(real), len(generated)), "kinds": told}
+        own = {n: (a.take(index[0]), b.take(index[1])) for n, (a, b) in parts.items()}
+        told[kind] = compare(own, *(of[at] for of, at in zip(made_of, index)))
+    return {"all": compare(parts, *made_of), "kinds": told}
+
+
+def sources(records: Records) -> np.ndarray:
+    """(N,) the host of what was generated, the record itself of what is real."""
+    host = records.meta["host"].to_numpy(str)
+    return np.where(host == "", records.meta["id"].to_numpy(str), host)
 
 
 def some(records: Records, most: int) -> Records:
@@ -60,18 +68,18 @@ def some(records: Records, most: int) -> Records:
     return records.take(np.argsort(np.array(keys, dtype=str), kind="stable")[:most])
 
 
-def compare(parts: dict[str, tuple[View, View]], real: int, generated: int) -> dict:
-    """Every measure of every view, None where a side has fewer than two records."""
-    out: dict = {"real": real, "generated": generated}
+def compare(parts: dict[str, tuple[View, View]], real: np.ndarray, generated: np.ndarray) -> dict:
+    """Every measure of every view, None where a side has fewer than two records. real, generated: their `sources`."""
+    out: dict = {"real": len(real), "generated": len(generated)}
     for prefix, (ours, theirs) in parts.items():
-        enough = min(real, generated) >= TWO
-        values = measure(ours, theirs) if enough else dict.fromkeys(MEASURES)
+        enough = min(len(real), len(generated)) >= TWO
+        values = measure(ours, theirs, np.r_[real, generated]) if enough else dict.fromkeys(MEASURES)
         out |= {f"{prefix}{name}": value for name, value in values.items()}
     return out
 
 
-def measure(ours: View, theirs: View) -> dict[str, float | None]:
-    """MEASURES of two views of at least two records each."""
+def measure(ours: View, theirs: View, group: np.ndarray) -> dict[str, float | None]:
+    """MEASURES of two views of at least two records each; group: (N,) what is made of the same."""
     a, b = ours.features, theirs.features
     inside, outside, between = twosample.distances(a, a), twosample.distances(b, b), twosample.distances(a, b)
     looks = (a, b) if ours.perceptual is None else (ours.perceptual, theirs.perceptual)
@@ -80,7 +88,7 @@ def measure(ours: View, theirs: View) -> dict[str, float | None]:
         "fid": twosample.frechet(a, b),
         "kid": twosample.kernel_distance(a, b),
         "diversity": twosample.cluster_diversity(*looks, squared=ours.perceptual is not None),
-        "c2st": twosample.tree_c2st(a, b),
+        "c2st": twosample.tree_c2st(a, b, pd.factorize(group)[0]),
         "dcr": dcr,
         "dcr_low": low,
         "precision": twosample.precision(inside, between),

@@ -120,19 +120,27 @@ def cluster_diversity(real: np.ndarray, generated: np.ndarray, *, squared: bool 
     return float(np.mean(means)) if means else None
 
 
-def tree_c2st(real: np.ndarray, generated: np.ndarray, *, folds: int = 5, trees: int = 50, seed: int = 0) -> float:
+def tree_c2st(
+    real: np.ndarray, generated: np.ndarray, group: np.ndarray, *, folds: int = 5, trees: int = 50, seed: int = 0
+) -> float | None:
     """How well balanced extremely randomised trees tell generated from real: AUROC of out-of-fold votes, 0.5 not at all
-    (a classifier two-sample test, arXiv:1610.06545; trees see what linear ones miss)."""
+    (a classifier two-sample test, arXiv:1610.06545; trees see what linear ones miss).
+
+    group: (R + G,) what each point was made of; all that was made of one lies in one fold, or its repeats alone would
+    tell. None where a side has a single group.
+    """
     from sklearn.ensemble import ExtraTreesClassifier
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
     from detection.metrics import auroc
 
     x = np.concatenate([real, generated]).astype(np.float32)
     label = np.r_[np.zeros(len(real), int), np.ones(len(generated), int)]
-    parts = StratifiedKFold(min(folds, len(real), len(generated)), shuffle=True, random_state=seed)
-    vote = np.zeros(len(x))
-    for seen, unseen in parts.split(x, label):
+    folds = min(folds, *(len(np.unique(group[label == side])) for side in (0, 1)))
+    if folds < 2:
+        return None
+    parts, vote = StratifiedGroupKFold(folds, shuffle=True, random_state=seed), np.full(len(x), 0.5)
+    for seen, unseen in parts.split(x, label, group):
         forest = ExtraTreesClassifier(trees, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=1)
         vote[unseen] = forest.fit(x[seen], label[seen]).predict_proba(x[unseen])[:, 1]
     return auroc(label, vote)

@@ -83,7 +83,7 @@ def test_precision_recall_and_coverage_agree_with_a_neighbour_search():
     rr, gg, rg = (twosample.distances(*p) for p in ((real, real), (made, made), (real, made)))
     assert twosample.precision(rr, rg) == pytest.approx(inside(made, real, 3))
     assert twosample.precision(gg, rg.T) == pytest.approx(inside(real, made, 3))
-    told = measure(View(real), View(made))
+    told = measure(View(real), View(made), np.arange(70))
     assert (told["precision"], told["recall"]) == (inside(made, real, 3), inside(real, made, 3))
     met = [min(np.linalg.norm(p - q) for q in made) <= r for p, r in zip(real, radius(real, 5))]
     assert twosample.coverage(rr, rg) == pytest.approx(np.mean(met))
@@ -150,10 +150,25 @@ def test_trees_tell_apart_what_differs_in_its_dependence_alone_and_nothing_where
     a = rng.normal(size=(300, 2))
     a[:, 1] = np.sign(a[:, 0]) * np.abs(a[:, 1])  # both margins are normal
     b = rng.normal(size=(300, 2))
-    assert twosample.tree_c2st(a, b, trees=50) > 0.65
-    assert twosample.tree_c2st(a, a + 50) == 1.0
-    alike = [twosample.tree_c2st(gauss(120, seed=s), gauss(120, seed=s + 50), trees=20) for s in range(4)]
+    alone = np.arange(600)
+    assert twosample.tree_c2st(a, b, alone, trees=50) > 0.65
+    assert twosample.tree_c2st(a, a + 50, alone) == 1.0
+    alike = [twosample.tree_c2st(gauss(120, seed=s), gauss(120, seed=s + 50), alone[:240], trees=20) for s in range(4)]
     assert abs(np.mean(alike) - 0.5) < 0.06
+
+
+def test_trees_do_not_tell_repeats_of_one_for_generated():
+    """Nothing but that each is there four times, a little moved, parts the one side from the other."""
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        real, drawn = rng.normal(size=(60, 4)), rng.normal(size=(25, 4))
+        made = np.repeat(drawn, 4, axis=0) + rng.normal(0, 0.2, (100, 4))
+        group = np.r_[np.arange(60), np.repeat(np.arange(60, 85), 4)]
+        found.append([twosample.tree_c2st(real, made, g, trees=50) for g in (group, np.arange(160))])
+    own, torn = np.mean(found, axis=0)
+    assert abs(own - 0.5) < 0.1 and torn > 0.65
+    assert twosample.tree_c2st(real, made, np.r_[np.arange(60), [60] * 100], trees=5) is None, "made of one"
 
 
 # records
