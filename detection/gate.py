@@ -130,12 +130,18 @@ def sentence(said: dict, metric: str) -> str:
     gain, reference = said["gain"], name(said["reference"])
     if said["best"] is None:
         return f"Too few labelled anomalies to test generations: the training set is {reference}."
-    bounds = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}, {said['anomalies']} anomalies)"
+    bounds = f"{signed(gain['mean'])} ({signed(gain['low'])} to {signed(gain['high'])}, {said['anomalies']} anomalies)"
     pair = f"{name(said['best'])} over {reference}: {bounds} in cross-validated {metric}"
     if said["accepted"]:
         return f"Generations are used: {pair}."
-    less = f"; an interval of {said['holds_at']:.0%} would lie above 0" if said["holds_at"] >= 0.5 else ""
+    less = f"; an interval of {int(100 * said['holds_at'])} % would lie above 0" if said["holds_at"] >= 0.5 else ""
     return f"Generations are not used, as no gain is shown: {pair}{less}. The training set is {reference}."
+
+
+def signed(value: float) -> str:
+    """`+0.031`, with as many more decimals as keep a small difference from reading as zero."""
+    digits = next((d for d in range(3, 7) if round(value, d) != 0), 3)
+    return f"{value:+.{digits}f}"
 
 
 def name(candidate: dict) -> str:

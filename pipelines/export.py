@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PIECE = 64  # records between two looks at the progress
 SHAPES = ("rle", "polygon")
+BY_REGION = ("coco", "yolo-seg", "labelstudio")  # formats in which an anomaly is what has a region
+SOME = 5  # ids told
 NO_TRAINING = ("mvtec", "anomalib-folder")  # formats that count every anomaly as a test record
 
 
@@ -50,6 +52,7 @@ def export(stores: list[Path], out: Path, *, to: str, shape: str | None = None, 
     from data.exporters import EXPORTERS
     from data.exporters.survey import Survey
     from data.records import iter_store
+    from data.sources.common import show
 
     if to not in EXPORTERS:
         raise SettingsError(f"--to: unknown format '{to}'; {closest(to, EXPORTERS)}")
@@ -57,16 +60,29 @@ def export(stores: list[Path], out: Path, *, to: str, shape: str | None = None, 
     write = writer(EXPORTERS, to, survey.modality, shape)
     check_out(out, stores, force)
     out = out.resolve()
-    chunks = (chunk for store in stores for chunk in iter_store(store))
+    bare: list[str] = []
+    chunks = noting(bare, (chunk for store in stores for chunk in iter_store(store)))
     with atomic_dir(out) as folder:
         write(folder, watched(chunks, survey.records, f"export {to}"), survey)
         written = files(folder)
         size = sum(file.stat().st_size for file in written)
+    if bare:
+        held = f", which {to} holds as normal" if to in BY_REGION else ""
+        some = ", ".join([*map(show, bare[:SOME]), *([".."] if len(bare) > SOME else [])])
+        tell(f"export: anomalies with an empty mask{held}: {len(bare)} ({some})")
     if survey.synthetic and to in NO_TRAINING:
         tell(f"export: in {to} every anomaly is a test record, {survey.synthetic} synthetic ones too; "
              "measure on real ones alone (synthetic in provenance.csv)")  # fmt: skip
     return (f"{out}: {survey.records} records, {survey.anomalies} of them anomalous, {survey.synthetic} synthetic, "
             f"as {to} in {len(written)} file{'s' if len(written) > 1 else ''}, {human(size)}")  # fmt: skip
+
+
+def noting(bare: list[str], chunks: Iterable[Records]) -> Iterator[Records]:
+    """The records as they come; the ids of anomalies without a marked element are put into `bare`."""
+    for chunk in chunks:
+        bare += [name for name, label, mask in zip(chunk.meta["id"], chunk.meta["label"], chunk.mask)
+                 if label and not mask.any()]  # fmt: skip
+        yield chunk
 
 
 def writer(exporters: dict, to: str, modality: str, shape: str | None) -> Callable:

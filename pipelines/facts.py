@@ -8,21 +8,38 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
+from data.errors import InputError, SettingsError
 
-MADE = {
-    "image": "A diffusion model trained on the normal images redraws what lies under a mask; an adapter (LoRA) fitted "
-    "on the few labelled anomalies makes it draw an anomaly. Outside the mask an image equals its host bit for bit.",
-    "series": "A diffusion model trained on normal windows redraws the values under a mask of steps and channels; an "
-    "adapter (LoRA) fitted on the few labelled anomalies makes it draw an anomaly. Outside the mask a window equals "
-    "its host bit for bit.",
-    "row": "A diffusion model trained on normal rows redraws some cells of a row; an adapter (LoRA) fitted on few "
-    "labelled anomalies steers it. All other cells equal those of the host.",
+MADE = {  # by how the generator's name begins; the card takes those of its synthetic records
+    "image": {
+        "diffusion": "A diffusion model trained on the normal images redraws what lies under a mask; an adapter (LoRA) "
+        "fitted on the few labelled anomalies makes it draw an anomaly. Outside the mask an image equals its host bit "
+        "for bit.",
+        "standard": "Standard augmentation flips, turns, moves, blurs or lights a labelled anomaly a little; its mask "
+        "moves with it.",
+        "cutpaste": "Cut-paste lays the defect of a labelled anomaly, turned and scaled, on a normal image. Outside "
+        "the mask that image is left as it is.",
+    },
+    "series": {
+        "diffusion": "A diffusion model trained on normal windows redraws the values under a mask of steps and "
+        "channels; an adapter (LoRA) fitted on the few labelled anomalies makes it draw an anomaly. Outside the mask a "
+        "window equals its host bit for bit.",
+        "standard": "Standard augmentation shifts, warps and scales a labelled anomaly a little and adds noise; its "
+        "mask moves with it.",
+        "paste": "Paste lays the deviation of a labelled anomaly on a normal window.",
+        "taxonomy": "Taxonomy puts a textbook fault on a normal window, as large and in the channels of a labelled "
+        "anomaly.",
+    },
+    "row": {
+        "diffusion": "A row begins as a labelled anomaly, its host, of which some cells are exchanged for those of "
+        "others of its kind. Then noise is added to all cells, and a diffusion model trained on normal rows, with an "
+        "adapter (LoRA) fitted on the few labelled anomalies, takes it away. Where the host has no others, some of its "
+        "cells are made anew.",
+        "standard": "Standard augmentation adds a little noise to the numbers of a labelled anomaly.",
+        "jitter": "Jitter adds noise to the numbers of a labelled anomaly and seldom takes a category of another.",
+        "smote": "SMOTE takes a point between two labelled anomalies.",
+    },
 }  # fmt: skip
-JUDGED = (
-    "Detectors that were trained on real records only, and saw neither host nor parents, score every generated record; "
-    "what is unchanged, a copy, a duplicate, invisible or shows a seam is rejected."
-)
 
 
 def read_json(path: Path) -> Any:
@@ -78,12 +95,19 @@ def settings(params: Any, modality: str) -> list[tuple[str, object]]:
 
 
 def bases(params: Any, modality: str, named: str, known: dict[str, str]) -> list[tuple[str, str]]:
-    """(model, licence) of every pretrained model that drew records: `named` by the settings, or as `known`."""
+    """(model, licence) of every pretrained model that drew records: as `known`, else as `named` by the settings.
+
+    SettingsError where all are known and one otherwise than named.
+    """
     fit = getattr(params.fit, modality)
     latent = getattr(fit, "latent", None)
     found = [getattr(fit, "pretrained", None), latent.source if latent and latent.kind == "pretrained" else None]
-    models = [model for model in found if model]
-    return [(model if model in known else Path(model).name, named or known.get(model, "")) for model in models]
+    models, named = [model for model in found if model], named.strip().lower()
+    wrong = [model for model in models if known.get(model, named) != named]
+    if named and wrong and all(model in known for model in models):
+        raise SettingsError(f"publish.base_licence: must be the one of '{wrong[0]}', {known[wrong[0]]}, got '{named}'; "
+                            "leave it empty")  # fmt: skip
+    return [(model, known[model]) if model in known else (Path(model).name, named) for model in models]
 
 
 def gather(name: str, modality: str, params: Any, folder: Path, metrics: Path) -> dict:
@@ -93,7 +117,7 @@ def gather(name: str, modality: str, params: Any, folder: Path, metrics: Path) -
     return {
         "name": name, "modality": modality, "version": metadata.version("oddsmith"),
         "source": f"read from {Path(source.path).name} by the reader {source.reader}",
-        "made": f"{MADE[modality]} {JUDGED}", "settings": settings(params, modality),
+        "made": MADE[modality], "settings": settings(params, modality),
         "gain": gain(read_json(folder / "gate.json"), read_json(metrics)),
         "audit": read_json(folder / "audit.json"), "verdicts": told, "memory": memory,
     }  # fmt: skip

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data.errors import InputError
+from data.errors import InputError, closest
 from pipelines.adapt import support_of
-from pipelines.stage import Run, stage
+from pipelines.stage import Run, stage, tell
 from pipelines.work import atomic_dir, atomic_file
 
 DECISIONS = Path("decisions.json")
 WORDS = ("accept", "reject")
+FORM = 'must be {"data set": {"record id": "accept" or "reject"}}'
 TOLD = ["kind", "host", "severity", "area", "mask_iou", "size_bin", "severity_bin", "place", "host_bin", "fold"]
 STEERING = ("collapse", "settled")  # settings of the steering, not of the verdicts
 
@@ -35,12 +37,14 @@ def main(run: Run) -> dict:
     settings = run.settings.model_dump(by_alias=True)
     limits = {name: settings.pop(name) for name in STEERING}
     by_hand, before = decisions(run.dataset), steering(run)
+    for line in unused(read_json(), run.params.datasets) if run.round == 1 else ():
+        tell(f"filter {run.dataset}: {line}")
     codec, pool = CODECS[run.modality].fit(read_store(paths.records / "fit")), read_store(paths.records / "support")
     steer, reasons = {}, Counter()
     with atomic_dir(home / "kept") as kept, atomic_dir(home / "verdicts") as ledger:
         for seed in run.seeds:
             store, name = home / "generated" / f"seed{seed}", f"seed{seed}"
-            parts = [(part.meta, edit_vectors(part, codec)) for part in iter_store(store)]
+            parts = [(part.meta, edit_vectors(part, codec)) for part in marked(iter_store(store), run.dataset, by_hand)]
             meta = pd.concat([m for m, _ in parts], ignore_index=True)
             scores = pd.read_parquet(home / "scores" / f"{name}.parquet")
             real = pd.read_parquet(paths.judges / name / "real.parquet")
@@ -88,17 +92,43 @@ def feedback(meta, table, scores, real, vectors: list, support, before: dict, li
 
 def decisions(dataset: str, path: Path = DECISIONS) -> dict[str, str]:
     """{record id: "accept" | "reject"} of a data set in decisions.json; InputError where the file has another form."""
+    own = read_json(path).get(dataset, {})
+    if not isinstance(own, dict):
+        raise InputError(f"{path}: {dataset}: {FORM}, got {str(own)[:60]}; export it again")
+    for name, word in own.items():
+        if word not in WORDS:
+            raise InputError(f"{path}: {dataset}: {name}: {FORM}, got {word!r}; export it again")
+    return own
+
+
+def read_json(path: Path = DECISIONS) -> dict:
+    """The decisions on all data sets, none without the file; InputError where it does not hold data sets."""
     try:
         read = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise InputError(f"{path}: must be JSON ({error}); export it again or put {{}} there") from error
-    form = 'must be {"data set": {"record id": "accept" or "reject"}}'
-    if not isinstance(read, dict) or not isinstance(read.get(dataset, {}), dict):
-        raise InputError(f"{path}: {form}, got {str(read)[:60]}; export it again")
-    for name, word in read.get(dataset, {}).items():
-        if word not in WORDS:
-            raise InputError(f"{path}: {dataset}: {name}: {form}, got {word!r}; export it again")
-    return read.get(dataset, {})
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: {FORM}, got {str(read)[:60]}; export it again")
+    return read
+
+
+def unused(decided: dict, datasets: Iterable[str]) -> list[str]:
+    """A line for every data set with decisions that params.yaml does not name: misspelt, or set aside for a while."""
+    strange = [name for name, own in decided.items() if own and name not in datasets]
+    return [f"{DECISIONS}: decisions on {name!r} are not used, it is no data set of params.yaml "
+            f"({closest(name, datasets)})" for name in strange]  # fmt: skip
+
+
+def marked(parts: Iterable, dataset: str, by_hand: dict[str, str]) -> Iterator:
+    """The parts of a store as they come; InputError where a record is accepted by hand in which nothing changed."""
+    for part in parts:
+        for name, mask in zip(part.meta["id"], part.mask):
+            if by_hand.get(name) == "accept" and not mask.any():
+                raise InputError(
+                    f"{DECISIONS}: {dataset}: {name}: what is accepted must have a mask, got an empty one: nothing "
+                    "changed in it, so there is nothing to label; take it out"
+                )
+        yield part
 
 
 def kept_parts(store, table):

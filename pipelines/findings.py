@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import InputError
+from detection import gate
 from pipelines import figures
 
 LISTED = 50  # rows of any user-sized list on the page
@@ -35,9 +36,8 @@ ENDS = {"helps": "shown to help", "hurts": "shown to hurt", "neither": "not show
 
 
 def signed(value: float) -> str:
-    """`+0.031`, with as many more decimals as keep a small difference from reading as zero."""
-    digits = next((d for d in range(3, 7) if round(value, d) != 0), 3)
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """`+0.031`, as the gate's sentence has it, with a minus that is as wide as the plus."""
+    return gate.signed(value).replace("-", "−")
 
 
 def finite(value: object) -> float | None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from detection.verdict import BY_HAND, KEPT, REASONS
 from pipelines import figures
 from pipelines.findings import LISTED, finite, read_json
 
-ORDER = ("unchanged", "seam", "copy", "duplicate", "invisible", "trivial")  # in which the filter asks; others follow
-KEPT = "kept"
 BANDS = ("invisible", "informative", "trivial")
 BINS = 36  # of a histogram
 CLOSEST = 6  # pairs of a kept record and its nearest real anomaly shown
@@ -47,9 +46,9 @@ def read(rounds: list[Path]) -> pd.DataFrame | None:
 
 
 def ordered(reasons) -> list[str]:
-    """Reasons in the filter's order, then unknown ones by name; `kept` is left out."""
-    found = set(map(str, reasons)) - {KEPT}
-    return [r for r in ORDER if r in found] + sorted(found - set(ORDER))
+    """Reasons for a refusal in the filter's order, then unknown ones by name; those of what is kept are left out."""
+    found = set(map(str, reasons)) - {KEPT, BY_HAND}
+    return [r for r in REASONS if r in found] + sorted(found - set(REASONS))
 
 
 def counted(rounds: list[Path], table: pd.DataFrame | None, counts: dict) -> dict:

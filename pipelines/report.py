@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import InputError
 from pipelines import evidence, figures, findings, gallery, ledger, origin
+from pipelines.filter import unused
 from pipelines.work import atomic_file
 
 LIMIT = 9_500_000  # bytes of the page; pictures and then galleries shrink until it fits under 10 MB
@@ -159,6 +160,8 @@ def main(out: Path, datasets: dict[str, str], root: Path = Path("."), *, command
     ablated = ablation["label_efficiency"] if ablation else []
     sections = [gather(name, modality, root, each=each, most=CARDS // len(datasets), limits=(limits or {}).get(name),
                        ablated=ablated, decisions=decisions.get(name, {})) for name, modality in datasets.items()]
+    for first in sections[:1]:
+        first["findings"] += unused(decisions, datasets)
     settings = [root / name for name in ("params.yaml", "dvc.yaml", "constraints.txt", "decisions.json")]
     shared = {
         "command": command, "commands": origin.commands(root / "dvc.yaml", datasets), "ablation": ablation,

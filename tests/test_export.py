@@ -622,6 +622,21 @@ def test_synthetic_anomalies_in_a_test_folder_are_told(tmp_path):
     assert "every anomaly is a test record, 6 synthetic ones too" in found.stderr
 
 
+@pytest.mark.parametrize("to, modality", ROUTES)
+def test_an_anomaly_in_which_nothing_is_marked_is_counted_and_told(tmp_path, to, modality):
+    records = sample(modality)
+    odd = np.flatnonzero(records.meta["label"])
+    for i in odd[:2]:
+        records.mask[i][:] = False
+    found = run(store(tmp_path, records), tmp_path / "out", "--to", to)
+    held = f", which {to} holds as normal" if to in ("coco", "yolo-seg", "labelstudio") else ""
+    names = ", ".join(records.meta["id"][odd[:2]])
+    assert found.exit_code == 0 and f"export: anomalies with an empty mask{held}: 2 ({names})\n" in found.stderr
+    if to == "coco":  # as it says
+        told = [json.loads(p.read_text()) for p in (tmp_path / "out" / "annotations").iterdir()]
+        assert len({(i, a["image_id"]) for i, own in enumerate(told) for a in own["annotations"]}) == len(odd) - 2
+
+
 @pytest.mark.parametrize("to", EXPORTERS)
 @pytest.mark.parametrize("modality", ["image", "series", "row"])
 def test_a_format_that_cannot_hold_a_modality_names_those_that_can(tmp_path, to, modality):

@@ -117,10 +117,20 @@ def test_a_gain_that_could_be_chance_is_refused_with_its_figure():
 def test_a_refusal_tells_the_confidence_at_which_it_would_accept():
     table = [[0.2] * 6, [0.4] * 6, [0.9, 0.1, 0.9, 0.1, 0.6, 0.6]]
     holds = run(table)["holds_at"]
-    assert 0.5 < holds < 0.9 and f"interval of {holds:.0%} would" in sentence(run(table), "ap")
+    assert 0.5 < holds < 0.9 and f"interval of {int(100 * holds)} % would" in sentence(run(table), "ap")
     assert run(table, confidence=holds - 1e-6)["accepted"] and not run(table, confidence=holds + 1e-6)["accepted"]
     worse = run([[0.2] * 6, [0.7] * 6, table[2]])
     assert worse["holds_at"] == 0 and "would lie" not in sentence(worse, "ap")
+
+
+def test_the_sentence_does_not_contradict_itself_by_rounding():
+    """Refused at 95 %, so no interval of 95 % lies above 0, and a bound that is not 0 shows its sign."""
+    said = {"gain": {"mean": 0.021, "low": -0.0004, "high": 0.043}, "reference": REAL.told(), "best": MIXED.told(),
+            "accepted": False, "holds_at": 0.9478, "anomalies": 10}  # fmt: skip
+    text = sentence(said, "ap")
+    assert "+0.021 (-0.0004 to +0.043, 10 anomalies)" in text and "an interval of 94 % would lie above 0" in text
+    said |= {"accepted": True, "gain": {"mean": 0.021, "low": 0.00004, "high": 0.042}}
+    assert "Generations are used: " in sentence(said, "ap") and "(+0.00004 to +0.042, " in sentence(said, "ap")
 
 
 def test_a_fold_is_measured_with_what_the_other_folds_chose():

@@ -148,6 +148,7 @@ def closure(path: Path, packages: tuple[str, ...] = CODE) -> set[str]:
 
 
 # imported along the way, but without a say in what a stage writes; data/demo.py is the source's path where it is used
+CARRY = {f"pipelines/{name}.py" for name in ("__init__", "stage", "pool", "work", "config", "explain")}
 NO_SAY = {"data/errors.py", "data/demo.py", *(f"{p}/__init__.py" for p in ("data", "generation", "detection"))}
 NO_SAY_IN = {
     # training.py holds the adapter's side too
@@ -166,6 +167,8 @@ def test_deps_name_all_code_that_a_stage_imports(name):
     deps = [d for d in names(stage["deps"]) if d.split("/")[0] in ("data", "generation", "detection")]
     used = closure(path)
     assert {m for m in used if not any(touches(m, d) for d in deps)} == set(), "imports that deps leave out"
+    lent = {f.relative_to(ROOT).as_posix() for f in modules(path, ("pipelines",))} - CARRY
+    assert lent <= set(names(stage["deps"])), "functions of other stages that deps leave out"
     used = closure(path, (*CODE, "pipelines"))  # also by way of a helper in another stage's file
     idle = {d for d in deps if (ROOT / d).exists() and not any(touches(m, d) for m in used)}
     assert idle - NO_SAY == set(), "deps that the stage does not import"

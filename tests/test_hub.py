@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def api(hub, monkeypatch, slept):
 def make(place: Path, shards_of: int = 2, made: str = "By a test.", mark: str = "") -> Path:
     """A small folder as `folder.build` leaves it, its shards any bytes."""
     facts = {"name": "tiles", "modality": "image", "version": "0", "repo": REPO, "named": True, "bases": [],
-             "made": made, "source": "x", "settings": [], "gain": None, "audit": None, "verdicts": None,
+             "made": {"diffusion": made}, "source": "x", "settings": [], "gain": None, "audit": None, "verdicts": None,
              "memory": None}  # fmt: skip
     (place / "data").mkdir(parents=True)
     for i in range(shards_of):
@@ -70,7 +71,8 @@ def make(place: Path, shards_of: int = 2, made: str = "By a test.", mark: str = 
     (place / "croissant.json").write_text("{}\n")
     lines = [f"{digest}  {name}" for name, (_, digest) in folder.listed(place).items()]
     (place / folder.SUMS).write_text("\n".join([folder.HEADER, *lines]) + "\n")
-    (place / folder.CARD).write_text(card.render(facts, [shards.Split("train", modality="image")], Licence("mit")))
+    train = shards.Split("train", modality="image", generators=Counter({"diffusion-ab": 1}))
+    (place / folder.CARD).write_text(card.render(facts, [train], Licence("mit")))
     return place
 
 
@@ -447,6 +449,25 @@ def test_a_base_model_needs_a_licence_of_its_own(tmp_path, monkeypatch):
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(InputError, match="it may be studied, not passed on"):
         stage_publish.main(parse("publish", ["tiles"]))
+
+
+@pytest.mark.parametrize("pretrained, source, named, expected", [
+    ("runwayml/x", None, "", [("runwayml/x", "openrail")]),
+    ("runwayml/x", None, "OpenRAIL ", [("runwayml/x", "openrail")]),
+    ("runwayml/x", "a/vae", "mit", [("runwayml/x", "openrail"), ("vae", "mit")]),
+    ("runwayml/x", None, "cc0-1.0", "must be the one of 'runwayml/x', openrail, got 'cc0-1.0'; leave it empty"),
+])  # fmt: skip
+def test_the_table_of_licences_comes_before_the_setting(pretrained, source, named, expected):
+    from types import SimpleNamespace as Of
+
+    from pipelines import facts
+
+    params = Of(fit=Of(image=Of(pretrained=pretrained, latent=Of(kind="pretrained", source=source))))
+    if isinstance(expected, str):
+        with pytest.raises(SettingsError, match=re.escape(expected)):
+            facts.bases(params, "image", named, {"runwayml/x": "openrail"})
+    else:
+        assert facts.bases(params, "image", named, {"runwayml/x": "openrail"}) == expected
 
 
 @pytest.mark.parametrize("audit, enabled, error", [

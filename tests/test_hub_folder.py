@@ -8,25 +8,36 @@ import re
 import struct
 import subprocess
 import zlib
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import published
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import yaml
 
 from data.errors import InputError, LeakError, SettingsError
+from data.exporters.survey import Survey
 from data.hub import card, croissant, folder, licences, scan, shards
 from data.hub.licences import Licence
-from data.records import iter_store, read_store, write_store
+from data.records import bare, concat, iter_store, read_store, write_store
+from detection.arms import additions
+from generation.classical import CLASSICAL
+from pipelines.facts import MADE
 
 FACTS = {
     "name": "tiles", "modality": "image", "version": "0", "repo": "me/tiles", "named": True, "bases": [],
-    "source": "read from x", "made": "By a test.", "settings": [("steps", 20)], "gain": None, "audit": None,
-    "verdicts": None, "memory": None,
+    "source": "read from x", "made": {"diffusion": "By a test."}, "settings": [("steps", 20)], "gain": None,
+    "audit": None, "verdicts": None, "memory": None, "dated": False,
 }  # fmt: skip
 CC = Licence("cc-by-4.0")
+
+
+def drawn(**told) -> shards.Split:
+    """A split train with a record that a diffusion model drew."""
+    return shards.Split("train", modality="image", generators=Counter({"diffusion-ab": 1}), **told)
 
 
 def build(home, out, **changed):
@@ -94,13 +105,16 @@ def test_times_are_dates_where_they_are_and_step_numbers_where_not(tmp_path):
     shard = "data/test-00000-of-00001.parquet"
     assert "timestamp[ns]" in str(pq.read_schema(tmp_path / "dates" / shard).field("time").type)
     assert "`time` (UTC)" in (tmp_path / "dates" / "README.md").read_text()
-    for store in ("training", "records/calib", "test"):
-        records = read_store(home / store)
-        steps = [np.arange(len(x), dtype=np.int64) for x in records.x]
-        write_store(home / store, type(records)(**{**vars(records), "time": steps}))
-    build(home, tmp_path / "steps")
-    assert "int64" in str(pq.read_schema(tmp_path / "steps" / shard).field("time").type)
-    assert "`time` (step numbers)" in (tmp_path / "steps" / "README.md").read_text()
+    assert Survey.of([home / "test"]).dated
+    for name, start in ("steps", 0), ("microseconds", published.STAMPS // 1000):
+        for store in ("training", "records/calib", "test"):
+            records = read_store(home / store)
+            steps = [start + np.arange(len(x), dtype=np.int64) for x in records.x]
+            write_store(home / store, type(records)(**{**vars(records), "time": steps}))
+        build(home, tmp_path / name)
+        assert "int64" in str(pq.read_schema(tmp_path / name / shard).field("time").type)
+        assert "`time` (step numbers)" in (tmp_path / name / "README.md").read_text()
+        assert not Survey.of([home / "test"]).dated  # an export says the same
 
 
 @pytest.mark.parametrize("store, change, said", [
@@ -214,7 +228,7 @@ def test_kinds_and_names_are_inert_in_markdown_html_and_yaml():
     train = shards.Split("train", ["data/train-00000-of-00001.parquet"], modality="row", columns=NASTY)
     for i, kind in enumerate(NASTY):
         train.counts[kind, 1, True] = 1000 - i
-    train.generators.update(NASTY)
+    train.generators.update([*NASTY, "diffusion-ab"])
     check = {"name": NASTY[8], "passed": True, "figure": None, "limit": 1.0}
     facts = FACTS | {
         "modality": "row", "name": NASTY[0], "source": NASTY[1], "settings": [(NASTY[2], NASTY[3])],
@@ -258,13 +272,39 @@ def test_the_card_tells_counts_gain_audit_memorisation_and_marks_the_synthetic(t
                  "least 0.400", "median 0.800",
                  "https://creativecommons.org/licenses/by/4.0/", 'load_dataset("me/tiles")'):  # fmt: skip
         assert said in text, said
+    for name, said in ("cutpaste", "None of the generated records is"), ("diffusion-ab", "5 of the generated"):
+        train.generators = Counter({name: 5})
+        text, left_out = card.render(facts, [train], CC), name == "cutpaste"
+        assert said in text and ("kept records, which are not in this data set." in text) == left_out
+        assert ("are of ones that are not in this data set" in text) == left_out
     train.counts.pop(("scratch", 1, True))
     assert "**No synthetic content.**" in card.render(facts, [train], CC)
 
 
+@pytest.mark.parametrize("modality", MADE)
+@pytest.mark.parametrize("arm", ["real", "standard", "classical", "filtered", "mixed"])
+def test_the_card_says_by_their_generators_how_records_were_made(tmp_path, modality, arm):
+    """The gate writes any arm; what a diffusion model would have made is not told of what others made."""
+    fit, support = tiny.make(modality)
+    kept = published.stores(modality)["training"].where(synthetic=True)
+    kept = type(kept)(**{**vars(kept), "time": support.take([0, 1, 2]).time})
+    parts = [fit, support, *additions(arm, fit, support, kept, kept, seed=0)]
+    write_store(tmp_path / "train", concat([bare(part) for part in parts if len(part)]))
+    split = shards.write_split("train", tmp_path / "train", tmp_path, shards.read_ledgers([]))
+    text = html.unescape(card.render(FACTS | {"modality": modality, "made": MADE[modality]}, [split], CC))
+    told = {name for name, said in MADE[modality].items() if said in text}
+    assert told == {name.split("-")[0] for name in split.generators}
+    assert bool(told & set(CLASSICAL[modality])) == (arm in ("classical", "mixed"))
+    assert ("diffusion" in told) == ("| steps | 20 |" in text) == (arm in ("filtered", "mixed"))
+    assert ("Every record was observed." in text) == (arm == "real") == (not told)
+    assert set(MADE[modality]) == {"diffusion", "standard", *CLASSICAL[modality]}
+    assert ("equals its host" in MADE[modality]["diffusion"]) == (modality != "row")  # crossed rows are all made anew
+    assert all(len(said) <= card.LONGEST for said in MADE[modality].values())  # a longer one is cut
+
+
 def test_a_humans_edits_outside_the_markers_survive_byte_for_byte():
-    ours = card.render(FACTS, [shards.Split("train", modality="image")], CC)
-    newer = card.render(FACTS | {"made": "Otherwise."}, [shards.Split("train", modality="image")], CC)
+    ours = card.render(FACTS, [drawn()], CC)
+    newer = card.render(FACTS | {"made": {"diffusion": "Otherwise."}}, [drawn()], CC)
     assert card.merge(ours, None) == ours and card.merge(newer, ours) == newer
     theirs = ours.replace("# oddsmith:end\n", "# oddsmith:end\nlanguage: de # Sprache\n\nextra:\n- 1\n")
     theirs = theirs.replace("<!-- oddsmith:begin", "Hello *there*  \r\n\n<!-- oddsmith:begin") + "\n\nPS: ask me.\n"

@@ -17,6 +17,7 @@ from pages import ARMS, EVIL, NAMES, ablate, build, records, write_json
 
 from data.errors import InputError
 from data.records import Records, read_store
+from detection.verdict import HARD, REASONS, REFUSED, SOFT
 from pipelines import evidence, figures, findings, gallery, ledger, origin, report
 
 LOADS = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background", "cite", "style"}
@@ -435,6 +436,9 @@ def test_the_funnel_keeps_the_filters_order_and_adds_up(whole):
     assert [name for name, _ in counts["steps"]] == ["invisible", "trivial", f"seam {EVIL}"]
     assert counts["generated"] - sum(lost for _, lost in counts["steps"]) == counts["kept"] == 6
     assert ledger.ordered(["kept", "zeta", "trivial", "seam"]) == ["seam", "trivial", "zeta"]
+    for seed in range(5):  # whatever comes first in a ledger
+        shuffled = np.random.default_rng(seed).permutation(REASONS)
+        assert ledger.ordered(shuffled) == [*HARD, *SOFT, REFUSED]
 
 
 def test_normals_are_ranked_among_themselves(tmp_path):
@@ -678,3 +682,20 @@ def test_decisions_on_records_that_are_no_more_are_counted(tmp_path):
         told = Page(out.read_text()).said()
         assert (f"{said} of its decisions name records that are no more" in told) == (said is not None)
         assert ("records that are no more" in told) == (said is not None)
+
+
+def test_decisions_on_a_data_set_that_is_not_there_are_told_and_left(tmp_path):
+    """Misspelt or set aside: the page says it and gives the decisions back as they were."""
+    for name in ("tiles", "pumps"):
+        build(tmp_path, name, NAMES[name])
+    out, decided = tmp_path / "index.html", {"tyles": {"gen3": "reject"}, "zzz": {"x": "accept"}}
+    write_json(tmp_path / "decisions.json", decided)
+    told = report.main(out, {name: NAMES[name] for name in ("tiles", "pumps")}, tmp_path, each=4)
+    page = Page(out.read_text())
+    assert page.said().count("decisions on 'tyles' are not used, it is no data set of params.yaml (did you mean "
+                             "'tiles'?)") == 1  # fmt: skip
+    assert "decisions on 'zzz' are not used" in page.said() and told["decisions"] == decided
+    assert json.loads(page.scripts[0])["decisions"] == decided
+    write_json(tmp_path / "decisions.json", {"tiles": {"gen3": "reject"}})
+    report.main(out, {"tiles": "image"}, tmp_path, each=4)
+    assert "are not used" not in Page(out.read_text()).said()

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.hub.shards import DATED
 from data.records import read_shard, shards
 from data.sources.common import show
-
-DATED = 10**17  # a time farther from 0 is ns since the epoch (1973 and later, 1966 and before), no step number
 
 
 @dataclass(frozen=True)

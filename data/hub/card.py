@@ -20,6 +20,7 @@ TASKS = {"image": ["image-segmentation"], "series": [], "row": ["tabular-classif
 TAGS = ["anomaly-detection", "synthetic", "oddsmith"]
 LONGEST = 500  # characters of one user's text
 LISTED = 100  # kinds and checks
+DRAWN = "diffusion"  # how the generator of a record that a diffusion model drew begins
 UNSEEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # control, format, private, surrogate, line and paragraph separators
 # what Markdown or HTML could take for more than text: marks, links that make themselves, underscores at a word's edge
 LIVE = re.compile(r"[<>&`*\[\]|\\~$#!@{}^]|(?<![^\W_])_|_(?![^\W_])|:(?!\s|$)|(?<=www)\.", re.IGNORECASE)
@@ -51,7 +52,11 @@ def render(facts: dict, splits: list[Split], licence: Licence) -> str:
     world = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, finalize=inert,
                         trim_blocks=True, lstrip_blocks=True, autoescape=False)  # fmt: skip
     world.filters |= {"number": number, "plain": Plain, "inert": inert}
-    found = {"facts": facts, "splits": splits, "licence": licence, "table": counted(splits), "kinds": kinds(splits)}
+    generators = splits[0].generators
+    found = {"facts": facts, "splits": splits, "licence": licence, "table": counted(splits), "kinds": kinds(splits),
+             "drawn": sum(n for name, n in generators.items() if name.startswith(DRAWN)),
+             "how": [text for begin, text in facts["made"].items() if any(n.startswith(begin) for n in generators)],
+             }  # fmt: skip
     body = world.get_template("card.md.j2").render(found, listed=LISTED)
     begin, end = MARKS["body"]
     return f"---\n{front(metadata(facts, splits, licence))}---\n\n{begin}\n{body.strip()}\n{end}\n"
@@ -155,7 +160,7 @@ def model_card(facts: dict, licence: Licence) -> str:
     lines = [
         f"---\n{yaml.safe_dump(keys, sort_keys=False)}---", f"# Adapters of {name}",
         f"LoRA adapters on {base}, one for each support of labelled anomalies. They turn a masked piece of a record "
-        "into an anomaly like those of their support; the generated records of the data set were made with them.",
+        "into an anomaly like those of their support; what was generated for the data set was made with them.",
         *(f"Base model licence: {inert(base['licence'])}." for base in facts["bases"]),
         "They were fitted on a few examples and can repeat parts of them. Use: `generation.lora` of oddsmith.",
     ]  # fmt: skip

@@ -24,7 +24,7 @@ JUDGED = {  # column: (of the ledger, arrow type)
     "mask_iou": ("mask_iou", pa.float64()), **{f"score_{name}": (name, pa.float64()) for name in SCORES},
 }  # fmt: skip
 GROUP = {"image": 100, "series": 1000, "row": 10_000}  # records a row group: what a viewer reads at once
-STAMP = 10**15  # a time as large (ns: 12 days around 1970) is a date, a smaller one a step number
+DATED = 10**17  # a time farther from 0 is ns since the epoch (1973 and later, 1966 and before), no step number
 
 
 @dataclass
@@ -116,7 +116,7 @@ def _dated(table: pa.Table) -> bool:
     if "time" not in table.column_names or not len(table):
         return False
     times = table["time"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return bool(len(times)) and int(np.abs(times).max()) >= STAMP
+    return bool(len(times)) and int(np.abs(times).max()) >= DATED
 
 
 def _count(split: Split, table: pa.Table) -> None:
