@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data.records import Records
 from data.sources.common import show
@@ -159,7 +160,7 @@ def check(split: Split) -> list[str]:
     if split.fit.modality != "series" and most > len(split.fit) / 2 and most > 1:
         found.append(f"{most} of the {len(split.fit)} normals to fit on share the group '{group}', a name of the "
                      "source or the same content: a judge is fitted on all of them or none")  # fmt: skip
-    return found + (pictures(split) if split.fit.modality == "image" else []) + copies(split)
+    return found + (pictures(split) if split.fit.modality == "image" else told(split)) + copies(split)
 
 
 def pictures(split: Split) -> list[str]:
@@ -173,6 +174,26 @@ def pictures(split: Split) -> list[str]:
     if deep and max(deep) < DARK * 65535:
         found.append(f"the brightest pixel of the 16-bit images is {max(deep)} of 65535, of a camera of fewer bits? "
                      "scale them up, since contrast is measured against the whole range")  # fmt: skip
+    return found
+
+
+def told(split: Split) -> list[str]:
+    """Lines on channels of series, or columns of rows, whose value alone says what is anomalous."""
+    parts, found = list(split.parts().values()), []
+    if split.fit.modality == "row":
+        what, names = "column", list(split.fit.x)
+        odd = np.concatenate([part.meta["label"] == 1 for part in parts])
+    else:
+        what, names = "channel", split.fit.schema["channels"]
+        odd = np.concatenate([mask.any(axis=1) for part in parts for mask in part.mask])
+    for at, name in enumerate(names):
+        if what == "column":
+            cells = pd.concat([part.x[name] for part in parts], ignore_index=True)
+        else:
+            cells = pd.Series(np.concatenate([x[:, at] for part in parts for x in part.x]))
+        one, other = cells[odd].unique(), cells[~odd].unique()
+        if len(one) == len(other) == 1 and not pd.Series(one).equals(pd.Series(other)):
+            found.append(f"{what} '{show(name, 60)}' equals the labels: is it one? if so, leave it out")
     return found
 
 

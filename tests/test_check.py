@@ -94,6 +94,25 @@ def test_recordings_are_counted_in_steps_and_segments():
     assert "recording m test: 200 steps, 3 segments, 19.5% anomalous" in lines(summary)
 
 
+def test_a_column_or_a_channel_that_equals_the_labels_is_named():
+    odd = [0] * 60 + [1] * 40
+    records = rows(list(range(100)), odd, ["normal"] * 60 + ["a"] * 40)
+    names = ("copy", "only", "most", "same")
+    records.schema["columns"] += [{"name": name, "type": "integer", "nullable": True} for name in names]
+    records.x["copy"] = ["no" if y == 0 else "yes" for y in odd]
+    records.x["only"] = pd.array([pd.NA if y == 0 else 7 for y in odd], "Int64")
+    records.x["most"] = [*odd[:-1], 0]
+    records.x["same"] = 1
+    columns = [line for line in check(split(records, **EASY)) if "equals the labels" in line]
+    assert columns == [
+        f"column '{name}' equals the labels: is it one? if so, leave it out" for name in ("copy", "only")]  # fmt: skip
+    recording = series(("m", "train", 100, []), ("m", "test", 600, [(20 * i, 20 * i + 4, "a") for i in range(30)]))
+    assert not [line for line in check(split(recording, **WINDOWED)) if "equals the labels" in line]
+    for x, mask in zip(recording.x, recording.mask):
+        x[:, 1] = mask.any(axis=1)
+    assert "channel 'b' equals the labels: is it one? if so, leave it out" in check(split(recording, **WINDOWED))
+
+
 def test_findings_name_lonely_kinds_few_anomalies_and_copies():
     records = rows(
         list(range(60)),

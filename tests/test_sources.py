@@ -353,6 +353,49 @@ def test_masks_of_every_convention_mark_the_same_pixels(tmp_path: Path):
         read_mask(save(tmp_path / "photo.png", photo), odd.shape)
 
 
+def classes(*levels: int, dtype: type = np.uint8) -> np.ndarray:
+    """(20, 20) of black with a square of each level, apart from each other."""
+    mask = np.zeros((20, 20), dtype)
+    for i, level in enumerate(levels):
+        mask[5 * i + 1 : 5 * i + 4, 5 * i + 1 : 5 * i + 4] = level
+    return mask
+
+
+@pytest.mark.parametrize("levels", [(100, 200), (60, 120, 180), (3, 9, 255), (40, 80, 120)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_few_grey_levels_apart_are_classes_and_none_is_lost(tmp_path: Path, levels: tuple, dtype: type):
+    mask = classes(*levels, dtype=dtype)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", mask), mask.shape), mask > 0)
+    if dtype == np.uint8:
+        grey = np.dstack([mask] * 3)
+        np.testing.assert_array_equal(read_mask(save(tmp_path / "c.png", grey), mask.shape), mask > 0)
+
+
+def test_soft_edges_are_no_classes_and_are_cut_at_half_of_the_bits_in_use(tmp_path: Path):
+    sharp = np.zeros((40, 40), np.uint8)
+    sharp[8:21, 9:28] = 252
+    soft = sharp.reshape(20, 2, 20, 2).mean((1, 3)).astype(np.uint8)  # as a smaller one is drawn
+    assert set(np.unique(soft)) == {0, 63, 126, 252}
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "s.png", soft), soft.shape), soft == 252)
+    deep = classes(254, 255, dtype=np.uint16)  # 8 bits in a file of 16
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "d.png", deep), deep.shape), deep > 0)
+    stray = classes(1, 254, 255)  # a JPEG saved anew
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "r.png", stray), stray.shape), stray > 1)
+    lossy = np.kron(classes(100, 200), np.ones((8, 8), np.uint8))  # whole blocks of a JPEG: no level strays
+    found = read_mask(save(tmp_path / "l.jpg", lossy), lossy.shape)
+    np.testing.assert_array_equal(found, lossy == 200)
+
+
+def test_a_grey_photograph_is_no_mask_and_a_blurred_mask_is_one(tmp_path: Path):
+    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8), (0, 0), 2)
+    for name, array in (("p.png", photo), ("p.jpg", photo), ("t.png", np.dstack([photo, photo, photo + 1]))):
+        with pytest.raises(BadImage, match=r"a grey mask must be black and white but for its edges, got .* photograph"):
+            read_mask(save(tmp_path / name, array), photo.shape)
+    blurred = cv2.GaussianBlur(np.kron(SPOT, np.ones((10, 10), np.uint8)), (0, 0), 4)
+    assert len(np.unique(blurred)) > 100
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "b.png", blurred), blurred.shape), blurred >= 128)
+
+
 # ---------------------------------------------------------------- folder
 
 
@@ -414,6 +457,29 @@ def test_bad_rows_of_a_listing_are_left_out(tmp_path: Path, row: dict, reason: s
         SOURCES["folder"](root, modality="image", given="side", strict=True)
 
 
+def test_an_image_of_no_known_kind_is_no_normal_one(tmp_path: Path):
+    unknown = ["?", "NA", "null", "N/A", "nan"]
+    for i, _ in enumerate(unknown):
+        save(tmp_path / f"u{i}.png", GREY + i)
+    rows = [{"image": f"u{i}.png", "kind": kind} for i, kind in enumerate(unknown)]
+    known = [{"image": "c.png", "kind": "", "mask": "NA", "group": "?"}]  # a missing mask and group stay missing
+    records, quarantine = SOURCES["folder"](listing(tmp_path, GOOD + rows + known), modality="image")
+    assert records.meta[["id", "kind"]].values.tolist() == [["a.png", "normal"], ["b.png", "hole"], ["c.png", "normal"]]
+    assert records.meta["group"].tolist() == ["group-1", "group-2", "c.png"]
+    assert [row["reason"].split(",")[:2] for row in quarantine] == [
+        ["an image must have a kind", f" got '{kind}'; name it"] for kind in unknown]  # fmt: skip
+    renamed = [{**row, "class": row["kind"], "kind": "good"} for row in GOOD + rows]
+    _, quarantine = SOURCES["folder"](listing(tmp_path, renamed), modality="image", kind="class")
+    assert len(quarantine) == 5
+
+
+def test_an_image_is_not_its_own_mask(tmp_path: Path):
+    root = listing(tmp_path, [GOOD[0], {**GOOD[1], "mask": "./b.png"}])
+    save(root / "b.png", np.where(SPOT, 200, GREY // 60).astype(np.uint8))  # too few levels to tell it from a mask
+    records, quarantine = SOURCES["folder"](root, modality="image")
+    assert len(records) == 1 and "a mask must be another file than its image" in quarantine[0]["reason"]
+
+
 def test_a_linked_file_outside_is_not_read(tmp_path: Path):
     root = listing(tmp_path / "in", [*GOOD, {"image": "l.png", "mask": "", "kind": "good", "group": 3}])
     (root / "l.png").symlink_to(save(tmp_path / "out.png", GREY))
@@ -434,6 +500,8 @@ r4,3.0,1e3,007,T,2021-01-01,b,,7,worse
 def table(tmp_path: Path, text: str | bytes = ROWS, name: str = "t.csv", **options):
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
+    if "test_path" in options:  # both lie in the folder that DVC watches
+        path, options = tmp_path, {"file": name, **options}
     return SOURCES["csv"](path, modality="row", **{"label": "y", "anomalous": ["bad", "worse"], **options})
 
 
@@ -541,6 +609,117 @@ def test_text_forms_read_the_same(tmp_path: Path):
         pd.testing.assert_frame_equal(table(tmp_path, data, name, anomalous=1)[0].x, expected)
 
 
+def pipes(tmp_path: Path, notes: dict[int, str], n: int = 30, **options):
+    """A table of n rows and 3 columns, the last a note: "ok" but for those given, by line."""
+    rows = [f"{i},{'bad' if i % 10 == 0 else 'ok'},{notes.get(i, 'ok')}" for i in range(2, n + 2)]
+    text = "\n".join(["a,y,note", *rows, ""])
+    return table(tmp_path, text, anomalous="bad", ignore=["note"], **options)[0]
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {20: '"5 inch pipe'},  # swallows the rest of the file
+        {8: '"5 inch pipe', 25: '"5 inch pipe'},  # the rows between
+        {8: '"5 inch pipe', 9: '"5 inch pipe'},  # one row
+        {8: '"5 inch pipe', 25: 'pipe of 5"'},  # and the quote is closed as it should be
+    ],
+)
+def test_a_stray_quote_is_told_with_its_row(tmp_path: Path, notes: dict):
+    row = min(notes)
+    told = rf"t\.csv row {row}, column 'note': a quote must be closed in its cell, got '\"5 inch pipe.*; double it"
+    with pytest.raises(InputError, match=told) as caught:
+        pipes(tmp_path, notes)
+    assert "\n" not in str(caught.value)
+    rows = "".join(f"{i},1,0,{notes.get(i, 'ok')}\n" for i in range(2, 32))
+    with pytest.raises(InputError, match=rf"s\.csv row {row}, column 'note': a quote must be closed"):
+        series(tmp_path, "t,v,y,note\n" + rows, values=["v"])
+
+
+def test_cells_of_several_lines_and_quotes_inside_a_cell_are_read(tmp_path: Path):
+    notes = {
+        4: '5" pipe',
+        5: '"two\nlines"',
+        7: '"1, 2, 3\n4, 5, 6\n7, 8, 9"',
+        9: '"a ""quoted""\nword" ',
+        12: '"5" pipe',
+        15: '"\r\n\r\nfar below"',
+        17: '"""5 inch pipe"',
+    }
+    records = pipes(tmp_path, notes)
+    assert records.x["a"].tolist() == list(range(2, 32))
+    lines = [i + sum(note.count("\n") for at, note in notes.items() if at < i) for i in range(2, 32)]
+    assert records.meta["id"].tolist() == [f"t-{line}" for line in lines]
+
+
+def test_rows_are_named_by_their_line_where_others_are_blank(tmp_path: Path):
+    text = '\n\na,note,y\n1,x,ok\n\n2,"x\n\ny",bad\n\n\n3,x,worse\n4,x,\n'
+    for changed in (text, text.replace("\n", "\r\n")):
+        records, quarantine = table(tmp_path, changed)
+        assert records.meta["id"].tolist() == ["t-4", "t-6", "t-11"]
+        assert quarantine[0]["item"] == "t.csv row 12"
+    with pytest.raises(InputError, match="row 6: a label must be 0 or 1, got '2'"):
+        series(tmp_path, "t,v,y\n0,1,0\n\n\n1,1,0\n2,1,2\n")
+
+
+def test_cells_without_a_value_are_missing_however_they_are_written(tmp_path: Path):
+    blanks = ["", "?", "NA", "na", "N/A", "n/a", "<NA>", "nan", "NaN", "NAN", "Nan", "-nan", "NULL", "Null", "null"]
+    rows = "".join(f"{0.5 * i},{'bad' if i == 0 else 'ok'}\n" for i in range(30))
+    records, _ = table(tmp_path, "a,y\n" + rows + "".join(f"{blank},ok\n" for blank in blanks), anomalous="bad")
+    assert records.schema["columns"] == [{"name": "a", "type": "numeric", "nullable": True, "decimals": 1}]
+    assert records.x["a"].isna().tolist() == [False] * 30 + [True] * len(blanks)
+    records, _ = table(tmp_path, "a,y\nNa,ok\nCl,ok\nK,bad\n", anomalous="bad")
+    assert records.schema["columns"][0]["categories"] == ["Cl", "K", "Na"]  # sodium is no missing value
+    with pytest.raises(InputError, match="row 3: numbers must be finite, got '１２'"):
+        table(tmp_path, "a,y\n0.5,ok\n１２,bad\n1.5,ok\n", anomalous="bad")
+
+
+@pytest.mark.parametrize(
+    "cells, got",
+    [
+        (["1.234,50", "999,00", "12.000,00"], "1.234,50"),
+        (["1,367.10", "999.00", "7.5"], "1,367.10"),
+        (["1'367.10", "999.00", "7"], "1'367.10"),
+        (["1 367,10", "999,00", "7"], "1 367,10"),
+        (["99 500", "604 123", "7"], "99 500"),
+        (["1.234.567", "12.345", "999"], "1.234.567"),
+        (["12.5%", "3 %", "0"], "12.5%"),
+        (["-1,5 %", "2,5 %", "2"], "-1,5 %"),
+        (["01.01.24", "31.12.24", "02.03.24"], "01.01.24"),
+        (["1/2/24", "12/31/24 11:05 PM", "3/4/24"], "1/2/24"),
+        (["31.12.2024", "2024-12-31", "2024-12-30 10:00"], "31.12.2024"),
+        (["31-12-2024", "01-01-2024", "12/30/24"], "01-01-2024"),
+    ],
+)
+def test_numbers_and_dates_of_a_country_are_refused_beside_plain_ones(tmp_path: Path, cells: list, got: str):
+    rows = "".join(f'"{cell}",{label}\n' for cell, label in zip(cells, ("ok", "bad", "ok")))
+    rule = "numbers must be digits and at most a decimal point|dates must be ISO, as 2024-03-01"
+    with pytest.raises(InputError, match=f"column 'a': ({rule}), got '{got}'; write them so"):
+        table(tmp_path, "a,y\n" + rows, anomalous="bad")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1.2.3", "1.2.13", "1.10.20"],
+        ["1.2.13", "1.2.14", "1.10.20"],
+        ["10.0.0.1", "192.168.100.200", "10.0.0.2"],
+        ["192.168.100.200", "192.168.100.201", "192.168.100.202"],
+        ["604.123.456", "604.123.457", "701.200.300"],
+        ["12 34", "110 00", "12 345"],
+        ["007", "1.234", "12"],
+        ["5%", "10% off", "0"],
+        ["2024-03-01-05", "2024-03-01-06", "2024-03-02-01"],
+        ["99.99.24", "10.13.6", "10.15.7"],
+        ["31.12.2024", "later", "2024-12-31"],
+    ],
+)
+def test_codes_and_versions_stay_categories(tmp_path: Path, cells: list):
+    rows = "".join(f"{cell},{label}\n" for cell, label in zip(cells, ("ok", "bad", "ok")))
+    records, _ = table(tmp_path, "a,y\n" + rows, anomalous="bad")
+    assert records.schema["columns"][0]["categories"] == sorted(cells)
+
+
 @pytest.mark.parametrize(
     "text, options, message",
     [
@@ -573,6 +752,7 @@ def test_text_forms_read_the_same(tmp_path: Path):
             {},
             "row 3: all times must have a zone",
         ),
+        ("d,y\n2020-01-01 00:00+02,ok\n2020-01-01 00:00,bad\n2020-01-01,worse\n", {}, "must have a zone or none"),
         ("i,a,y\nq,1,ok\nq,2,bad\nw,3,worse\n", {"id": "i"}, "unique, got 'q' as in t.csv row 2"),
         ("i,a,y\n,1,ok\nq,2,bad\nw,3,worse\n", {"id": "i"}, "row 2: column 'i' must have an id"),
         ("mask,y\n1,ok\n2,bad\n3,worse\n", {}, "got 'mask'; rename"),
@@ -596,7 +776,7 @@ def test_text_forms_read_the_same(tmp_path: Path):
         ("a,y\n1,o\0k\n", {}, "line 2.*NUL"),
         (b"PK\x03\x04abc", {}, "another archive"),
         (gzip.compress(b"a,y\n1,ok\n" * 500, mtime=0)[:-20], {}, "must be readable"),
-        ("a,y\n1,ok\n", {"test_path": "none.csv"}, "test_path must exist"),
+        ("a,y\n1,ok\n", {"test_path": "none.csv"}, "test_path must name a file in"),
         ("a,y\n1,ok\n2,bad\n3,worse\n", {"test_path": "t.csv"}, "another file"),
     ],
 )
@@ -657,6 +837,7 @@ def test_a_second_file_is_the_given_test_with_one_schema(tmp_path: Path):
         (["1_0"], "categorical"),
         (["2020-01-01"], "date"),
         (["2020-01-01 10:00:00+01:00"], "date"),
+        (["2020-01-01 10:00:00+01", "2020-01-01T10:00 -05"], "date"),
         (["2020-1-1"], "categorical"),
         (["a", "1"], "categorical"),
     ],
@@ -792,6 +973,8 @@ def test_a_table_is_named_inside_its_folder(tmp_path: Path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/l.csv").symlink_to(tmp_path / "t.csv")
     (tmp_path / "p.pkl").write_bytes(pickle.dumps([1]))
+    (tmp_path / "in2").mkdir()
+    (tmp_path / "in2/t.csv").write_bytes((tmp_path / "t.csv").read_bytes())
     for path, options, message in (
         (tmp_path, {}, "one table, got a folder; name it with file"),
         (tmp_path, {"file": "tt.csv"}, "file must name a table in it, got 'tt.csv'; did you mean 't.csv'"),
@@ -800,6 +983,9 @@ def test_a_table_is_named_inside_its_folder(tmp_path: Path):
         (tmp_path, {"file": "in"}, "file must name a table in it, got 'in'"),
         (tmp_path, {"file": "p.pkl"}, "pickled code"),
         (tmp_path / "t.csv", {"file": "t.csv"}, "path must be a folder when file is set"),
+        (tmp_path / "t.csv", {"test_path": "u.csv"}, "path must be a folder that holds test_path too"),
+        (tmp_path, {"file": "t.csv", "test_path": "v.csv"}, "'?v.csv'?: test_path must name a file in .* found none"),
+        (tmp_path / "in2", {"file": "t.csv", "test_path": "../u.csv"}, "test_path must name a file in"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             read(path, **options)
@@ -856,6 +1042,96 @@ def test_a_folder_holds_an_entity_a_file_and_labels_name_spans(tmp_path: Path):
         (tmp_path / "d/labels.csv").write_text(f"entity,start,end,kind\n{row}\n")
         with pytest.raises(InputError, match=message):
             SOURCES["csv"](tmp_path / "d", modality="series", timestamp="time", labels="labels.csv")
+    for path, name, message in (
+        (tmp_path / "d/a.csv", "labels.csv", "path must be a folder that holds the labels too"),
+        (tmp_path / "d/sub", "../labels.csv", "labels must name a file in .*, found none"),
+        (tmp_path / "d", "label.csv", "labels must name a file in .*, found none"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            SOURCES["csv"](path, modality="series", timestamp="time", labels=name)
+        assert "\n" not in str(caught.value)
+
+
+def folder(tmp_path: Path, files: dict[str, str], **options):
+    """The records and the quarantine of a folder of recordings."""
+    for name, text in files.items():
+        path = tmp_path / "d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return SOURCES["csv"](tmp_path / "d", modality="series", **{"timestamp": "t", **options})
+
+
+def test_a_span_of_a_labels_file_is_no_normal_one(tmp_path: Path):
+    files = {"a.csv": "t,v\n0,1\n1,2\n2,3\n", "l.csv": "start,end,kind\n0,0,leak\n1,2,normal\n"}
+    with pytest.raises(InputError, match=r"l\.csv row 3: the kind of an anomaly must not be 'normal'; mend"):
+        folder(tmp_path, files, labels="l.csv")
+
+
+def zoned(zone: str) -> str:
+    return "t,v\n" + "".join(f"2024-03-01 0{i}:00:00{zone},{i}\n" for i in range(6))
+
+
+def test_labels_and_data_have_zones_both_however_they_are_written_and_in_every_file(tmp_path: Path):
+    span = "entity,start,end\na,2024-03-01 02:00,2024-03-01 03:00\n"
+    for zone in ("+02", "+0200", "+02:00", "Z", " +02"):
+        with pytest.raises(InputError, match=r"labels and data of 'a' must both have time zones or neither, got '2024"):
+            folder(tmp_path, {"a.csv": zoned(zone), "b.csv": zoned(""), "l.csv": span}, labels="l.csv")
+    for own, at, high in (("+02", "+02", 4), ("Z", "+00", 4), ("-05", "-05:00", 4), ("", "", 4), ("+02", "+01", 5)):
+        told = span.replace(":00,", f":00{at},").replace(":00\n", f":00{at}\n")
+        other = zoned("" if own else "Z")  # a file without labels may differ
+        records, quarantine = folder(tmp_path, {"a.csv": zoned(own), "b.csv": other, "l.csv": told}, labels="l.csv")
+        assert json.loads(records.meta["segments"][0]) == [[high - 2, high, "anomaly"]] and not quarantine
+    mixed = zoned("+02") + "2024-03-01 07:00:00,7\n"
+    with pytest.raises(InputError, match="row 8: all times must have a zone or none"):
+        folder(tmp_path, {"a.csv": mixed}, labels="l.csv")
+
+
+@pytest.mark.parametrize("options, got", [
+    ({"values": ["v", "y"]}, "y"), ({"values": ["t", "v"]}, "t"), ({"values": ["v", "e"], "entity": "e"}, "e"),
+    ({"values": ["v", "e"], "kind": "e"}, "e"), ({"values": ["v", "e", "v"]}, "v"),
+])  # fmt: skip
+def test_a_channel_is_named_once_and_is_no_label(tmp_path: Path, options: dict, got: str):
+    text = "t,v,e,y\n0,1,0,0\n1,2,0,1\n"
+    with pytest.raises(SettingsError, match=f"values must name every channel once and no column .*, got '{got}'; take"):
+        series(tmp_path, text, **options)
+    assert series(tmp_path, text, values=["e"])[0].schema == {"channels": ["e"]}
+
+
+def test_files_of_a_folder_have_the_same_channels_or_values_chooses(tmp_path: Path):
+    narrow, wide = "t,a,b,y\n0,1,2,0\n1,1,2,1\n", "t,c,b,a,y\n0,3,2,1,0\n1,3,2,1,1\n"
+    for files in ({"p1.csv": narrow, "p2.csv": wide}, {"p1.csv": wide, "p2.csv": narrow}):
+        with pytest.raises(InputError, match=r"p2\.csv: .* the (same columns|column 'c')"):
+            folder(tmp_path, files, label="y")
+    records, quarantine = folder(tmp_path, files, label="y", values=["b", "a"])
+    assert [x.tolist() for x in records.x] == [[[2, 1]] * 2] * 2 and not quarantine
+
+
+def test_tables_of_other_kinds_in_a_folder_are_told(tmp_path: Path):
+    text = "t,a,y\n0,1,0\n1,1,1\n"
+    names = ["p2.txt", "p3.TSV", "p4.xlsx", "p5.parquet", "sub/p6.json", "plot.png", ".p7.txt"]
+    records, quarantine = folder(tmp_path, {"p1.csv": text} | dict.fromkeys(names, text), label="y", strict=True)
+    assert records.meta["id"].tolist() == ["p1"]
+    told = ["d/p2.txt", "d/p3.TSV", "d/p4.xlsx", "d/p5.parquet", "sub/p6.json"]
+    assert sorted(row["item"] for row in quarantine) == told
+    assert all(row["reason"].startswith("a recording must be a .csv file to be read, got '.") for row in quarantine)
+    labels = {"p1.csv": "t,a\n0,1\n1,1\n", "l.txt": "start,end\n1,1\n"}
+    assert "d/l.txt" not in [row["item"] for row in folder(tmp_path, labels, labels="l.txt")[1]]
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"])
+def test_dates_without_marks_are_no_numbers_of_steps(tmp_path: Path, form: str):
+    at = pd.date_range("2024-02-27", periods=40, freq="D" if form == "%Y%m%d" else "h").strftime(form)
+    told = f"row 2: a timestamp must be an ISO date or a number of steps, got '{at[0]}'.*write them ISO"
+    for missing in ("error", "impute"):
+        with pytest.raises(InputError, match=told):
+            series(tmp_path, "t,v,y\n" + "".join(f"{t},1,0\n" for t in at), missing=missing)
+
+
+@pytest.mark.parametrize("start, step", [(1709251200, 60), (1709251200, 3600), (1900000000, 60), (20240125, 1),
+                                         (17090101, 1), (170925120000, 60), (10, 1)])  # fmt: skip
+def test_seconds_and_numbers_of_steps_stay_numbers(tmp_path: Path, start: int, step: int):
+    records, _ = series(tmp_path, "t,v,y\n" + "".join(f"{start + step * i},1,0\n" for i in range(20)))
+    assert records.time[0].tolist() == [start + step * i for i in range(20)]
 
 
 @pytest.mark.parametrize(
@@ -886,7 +1162,7 @@ def test_a_folder_holds_an_entity_a_file_and_labels_name_spans(tmp_path: Path):
         ("t,v,y\n0,1,0\n", {"values": ["w"]}, "column 'w'"),
         ("t,y\n0,0\n", {}, "0 channels"),
         ("t,v,e,y\n0,1,,0\n", {"entity": "e"}, "must name an entity"),
-        ("t,v,y\n0,1,0\n", {"label": None, "labels": "l.csv"}, "labels must exist"),
+        ("t,v,y\n0,1,0\n", {"label": None, "labels": "l.csv"}, "path must be a folder that holds the labels"),
         (
             "t,v,y\n" + "".join(f"{i},1,0\n" for i in range(5)) + "900,1,0\n",
             {"missing": "impute"},

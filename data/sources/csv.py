@@ -40,15 +40,15 @@ def read_rows(
     """
     check_options("csv", keep=keep, conflicts=conflicts, limit=limit)
     quarantine = Quarantine(strict)
-    path = first_file(path, file)
-    files = [(path, "")] if test_path is None else [(path, "train"), (second_file(path, test_path), "test")]
+    folder, path = path, first_file(path, file)
+    files = [(path, "")] if test_path is None else [(path, "train"), (second_file(folder, path, test_path), "test")]
     tables = [read_text(one, separator=separator) for one, _ in files]
     roles = [name for name in (label, id, group, kind) if name is not None] + list(ignore or [])
     for (one, _), table in zip(files, tables):
         check_columns(one, table, roles, tables[0])
     text = pd.concat(tables, ignore_index=True)
     of_file = np.repeat(np.arange(len(files)), [len(table) for table in tables])
-    text.index = np.concatenate([np.arange(2, len(table) + 2) for table in tables])  # lines of the file
+    text.index = np.concatenate([table.index for table in tables])  # lines of the file
     if keep:
         kept = of_values(text, keep, show(path.name), quarantine)
         text, of_file = text[kept], of_file[kept]
@@ -109,16 +109,19 @@ def first_file(path: Path, name: str | None) -> Path:
     return file
 
 
-def second_file(path: Path, name: str) -> Path:
-    """The file of test_path, beside the first or as it stands; InputError where there is none."""
-    for file in (path.parent / name, Path(name)):
-        if file.is_file() and file.samefile(path):
-            raise InputError(
-                f"{show(name)}: test_path must be another file than {show(path)}; leave it out to draw a test"
-            )
-        if file.is_file():
-            return file
-    raise InputError(f"{show(name)}: test_path must exist, found nothing beside {show(path)}; check it")
+def second_file(folder: Path, first: Path, name: str) -> Path:
+    """The file of test_path in `folder`, which is what DVC watches; InputError where it is none or the first."""
+    if not folder.is_dir():
+        rule = "path must be a folder that holds test_path too, or a change of it would go unseen, got a file"
+        raise InputError(f"{show(folder)}: {rule}; put both in a folder of their own and name the first with file")
+    file = folder / name
+    if not file.is_file() or not inside(folder, file):
+        raise InputError(f"{show(name)}: test_path must name a file in {show(folder)}, found none; put it there")
+    if file.samefile(first):
+        raise InputError(
+            f"{show(name)}: test_path must be another file than {show(first)}; leave it out to draw a test"
+        )
+    return file
 
 
 def check_columns(file: Path, table: pd.DataFrame, roles: Iterable[str], first: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ from data.errors import InputError
 from data.records import Records
 from data.sources.common import Quarantine, call, fit_name, inside, refuse_pickles, show
 from data.sources.pixels import Images, read_lines
+from data.sources.text import MISSING
 
 NORMAL = ("", "good", "normal", "none", "ok")
 GIVEN = ("", "train", "test")
@@ -25,14 +26,14 @@ def read_index(
 ) -> tuple[Records, list[dict]]:  # fmt: skip
     """Records of every row; `path` is a folder that holds `index`, or the csv file itself.
 
-    kind: its column, `kind` or `class` by default; empty, good, normal, none and ok stand for normal. group:
-    column whose value no split parts, `group` by default where it is there. given: a column of train and
-    test.
+    kind: its column, `kind` or `class` by default; empty, good, normal, none and ok stand for normal, while one that
+    says that nothing is known, as ?, is left out. group: column whose value no split parts, `group` by default where it
+    is there. given: a column of train and test.
     """
     quarantine = Quarantine(strict)
     file = path / index if path.is_dir() else path
     root = file.parent
-    rows = read_lines(file, ["image"])
+    rows = read_lines(file, ["image"], raw=[kind] if kind else ["kind", "class"])
     header = set(rows[0]) if rows else set()
     kind = kind or ("class" if "class" in header and "kind" not in header else "kind")
     group = group or ("group" if "group" in header else None)
@@ -57,6 +58,8 @@ def read_index(
         side = row[given].lower() if given else ""
         if not problem and side not in GIVEN:
             problem = f"column '{given}' must be train, test or empty, got '{show(side)}'; mend it"
+        if not problem and row[kind] and MISSING.fullmatch(row[kind]):
+            problem = f"an image must have a kind, got '{row[kind]}'; name it, or leave the cell empty if it is normal"
         if problem:
             quarantine.add(f"{file.name} row {number}: {row['image']}", problem)
             continue

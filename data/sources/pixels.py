@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from data.sources.common import Quarantine, content_groups, show
 
 MOST_PIXELS = 64_000_000
 MOST_CLASSES = 32  # a mask of values up to here holds class numbers, above it grey levels
+PLAIN = 0.5  # of a grey mask's pixels lie near black or white at least; of a photograph's fewer
+LOSSY = {".jpg", ".jpeg", ".webp"}  # may turn one level into several
 FORMATS = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}, "BMP": {".bmp"}, "WEBP": {".webp"},
            "TIFF": {".tif", ".tiff"}}  # fmt: skip
 SUFFIXES = frozenset().union(*FORMATS.values())
@@ -145,8 +148,8 @@ def _oriented(array: np.ndarray, image) -> np.ndarray:
 def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) truth values of a mask file; BadImage where it is of another size.
 
-    Two values 0 and v, or class numbers up to 32: all above 0 are anomalous; a colour: all but black; grey
-    levels (JPEG, antialiased edges): from half of the full scale on.
+    Two values 0 and v, class numbers up to 32 or a few grey levels that are classes: all above 0 are anomalous; a
+    colour: all but black; other grey levels (JPEG, antialiased edges): from half of the bits that they need on.
     """
     try:
         array, palette = pixels(path)
@@ -172,7 +175,27 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     binary = len(values) == 2 and values[0] == 0
     if binary or values[-1] <= MOST_CLASSES or len(values) == 1:
         return array > 0
-    return array >= (np.iinfo(array.dtype).max + 1) // 2
+    if path.suffix.lower() not in LOSSY and are_classes(array, values):
+        return array > 0
+    full = 2 ** int(values[-1]).bit_length()  # 256 of 8 bits, in a file of 16 too
+    plain = ((array < full // 8) | (array >= full - full // 8)).mean()
+    if len(values) > MOST_CLASSES and plain < PLAIN:
+        raise BadImage(
+            f"a grey mask must be black and white but for its edges, got {len(values)} levels and {plain:.0%} of the "
+            "pixels near the ends; is it a photograph?"
+        )
+    return array >= full // 2
+
+
+def are_classes(array: np.ndarray, values: np.ndarray) -> bool:
+    """Whether grey levels number classes: there are few, none next to another, and those between black and the
+    brightest are no soft edges, which lie beside what is brighter."""
+    import cv2
+
+    if values[0] != 0 or len(values) > MOST_CLASSES or (np.diff(values) < 2).any():
+        return False
+    between = (array > 0) & (array < values[-1])
+    return float((cv2.dilate(array, np.ones((3, 3), np.uint8)) > array)[between].mean()) < 0.5
 
 
 def check_mask(mask: np.ndarray | None, normal: bool, shape: tuple[int, int]) -> np.ndarray:
@@ -206,6 +229,8 @@ class Images:
     def add(self, path: Path, mask: Path | None, *, id: str, kind: str, group: str, given: str) -> None:
         """Reads an image and its mask. `kind`: "normal" or a defect's."""
         try:
+            if mask == path:
+                raise BadImage("a mask must be another file than its image, got the same; name the mask")
             image = read_image(path)
             found = None if mask is None else read_mask(mask, image.shape[:2])
             found = check_mask(found, kind == "normal", image.shape[:2])
@@ -228,11 +253,11 @@ class Images:
         return Records("image", meta, self.x, self.mask, {})
 
 
-def read_lines(path: Path, names: list[str]) -> list[dict[str, str]]:
-    """Rows of a csv file that must have the columns `names`."""
+def read_lines(path: Path, names: list[str], raw: Collection[str] = ()) -> list[dict[str, str]]:
+    """Rows of a csv file that must have the columns `names`; raw: columns whose missing cells stay as written."""
     from data.sources.text import read_text
 
-    table = read_text(path)
+    table = read_text(path, raw=raw)
     lacking = [name for name in names if name not in table]
     if lacking:
         raise InputError(

@@ -15,9 +15,10 @@ from data.errors import InputError, SettingsError, closest
 from data.records import Records, make_meta
 from data.sources.common import Quarantine, entries, inside, show
 from data.sources.text import read_text
-from data.sources.types import INTEGER, ZONE, dates
+from data.sources.types import INTEGER, compact, dates, has_zone
 
 DUPLICATES, MISSING = ("error", "mean", "last"), ("error", "impute")
+OTHERS = {".txt", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".json"}  # files that may hold a table, but are not read
 YES, NO = {"1", "1.0", "true", "t", "yes", "y"}, {"0", "0.0", "false", "f", "no", "n"}
 GAP = 1.5  # times the usual step: less is jitter
 MOST_FILLED = 10  # times the rows of an entity: more is a wrong unit, not a gap
@@ -58,29 +59,42 @@ def read_series(
             "source csv: one of the options label and labels must be given, got "
             f"{'neither' if label is None else 'both'}; name a column or a file"
         )
+    roles = [role for role in (timestamp, label, entity, kind) if role is not None]
+    for name in values or []:
+        if name in roles or values.count(name) > 1:
+            raise SettingsError(
+                "source csv: values must name every channel once and no column that timestamp, label, entity or kind "
+                f"names, got '{show(name)}'; take it out"
+            )
     quarantine = Quarantine(strict)
     spans_file = None if labels is None else beside(path, labels)
-    files = csv_files(path, spans_file) if path.is_dir() else [(path, "")]
+    files = csv_files(path, spans_file, quarantine) if path.is_dir() else [(path, "")]
     if not files:
         raise InputError(f"{show(path)}: the folder must hold .csv files, found none; rename them or mend source.path")
-    recordings, channels, zoned = [], values, None
+    recordings, channels, zoned = [], values, {}
     for file, name in files:
         table = read_text(file, separator=separator)
-        roles = [role for role in (timestamp, label, entity, kind) if role is not None]
         channels = channels or [column for column in table if column not in roles]
+        odd = [] if values else [column for column in table if column not in (*roles, *channels)]
         for column in [*roles, *channels]:
             if column not in table:
                 raise InputError(
                     f"{show(file)}: the file must have the column '{show(column)}'; "
                     f"{closest(column, map(show, table.columns))}"
                 )
+        if odd:
+            raise InputError(
+                f"{show(file)}: all files must have the same columns, '{show(odd[0])}' is not in "
+                f"{show(files[0][0].name)}; drop or add it, or list the channels under values"
+            )
         if not len(table) or not channels:
             raise InputError(
                 f"{show(file)}: a recording must have rows and a channel, got {len(table)} rows and "
                 f"{len(channels)} channels; export it again"
             )
-        zoned = has_zone(table[timestamp])
-        recordings += parse(file, name, table, timestamp, channels, label, entity, kind)
+        found = parse(file, name, table, timestamp, channels, label, entity, kind)
+        zoned |= {r.entity: has_zone(table[timestamp].iloc[0]) for r in found}
+        recordings += found
     twice = {r.entity for r in recordings if sum(r.entity == other.entity for other in recordings) > 1}
     if twice:
         raise InputError(
@@ -93,28 +107,32 @@ def read_series(
 
 
 def beside(path: Path, name: str) -> Path:
-    """The labels file, beside or in `path` or as it stands; InputError where there is none."""
-    for file in ((path if path.is_dir() else path.parent) / name, Path(name)):
-        if file.is_file():
-            return file
-    raise InputError(f"{show(name)}: labels must exist, found nothing beside {show(path)}; check it")
+    """The labels file in the folder `path`, which is what DVC watches; InputError where it is not there."""
+    if not path.is_dir():
+        rule = "path must be a folder that holds the labels too, or a change of them would go unseen, got a file"
+        raise InputError(f"{show(path)}: {rule}; put both in a folder of their own and set path to it")
+    file = path / name
+    if not file.is_file() or not inside(path, file):
+        raise InputError(f"{show(name)}: labels must name a file in {show(path)}, found none; put it there")
+    return file
 
 
-def csv_files(folder: Path, labels: Path | None) -> list[tuple[Path, str]]:
-    """(file, entity) of every .csv and .csv.gz under a folder."""
+def csv_files(folder: Path, labels: Path | None, quarantine: Quarantine) -> list[tuple[Path, str]]:
+    """(file, entity) of every .csv and .csv.gz under a folder; other files that may hold a table are noted."""
     found = []
     for path in entries(folder):
         if not inside(folder, path):
             raise InputError(f"{show(path)}: a link must stay inside the data, leads out; copy the file")
         if path.is_dir():
-            found += [(file, f"{path.name}/{name}") for file, name in csv_files(path, labels)]
-        elif path.name.lower().endswith((".csv", ".csv.gz")) and not (labels and path.samefile(labels)):
+            found += [(file, f"{path.name}/{name}") for file, name in csv_files(path, labels, quarantine)]
+        elif labels and path.samefile(labels):
+            continue
+        elif path.name.lower().endswith((".csv", ".csv.gz")):
             found.append((path, path.name.split(".csv")[0]))
+        elif path.suffix.lower() in OTHERS:
+            name = f"{folder.name}/{path.name}"
+            quarantine.note(name, f"a recording must be a .csv file to be read, got '{path.suffix}'; export it as one")
     return found
-
-
-def has_zone(cells: pd.Series) -> bool:
-    return len(cells) > 0 and ":" in cells.iloc[0] and ZONE.search(cells.iloc[0]) is not None
 
 
 def times(cells: np.ndarray, at: str, rows: list[str]) -> np.ndarray:
@@ -134,10 +152,15 @@ def parse(
     entity: str | None, kind: str | None,
 ) -> list[Recording]:  # fmt: skip
     """The recordings of one file, as they stand in it."""
-    rows = [f"row {i + 2}" for i in range(len(table))]
+    rows = [f"row {line}" for line in table.index]
     at = show(file)
     time = times(table[timestamp].to_numpy(object), f"{at}, column '{show(timestamp)}'", rows)
     dated = INTEGER.fullmatch(table[timestamp].iloc[0]) is None
+    if not dated and compact(time):
+        raise InputError(
+            f"{at}, column '{show(timestamp)}', {rows[0]}: a timestamp must be an ISO date or a number of steps, got "
+            f"'{show(table[timestamp].iloc[0])}', as a date is written without marks; write them ISO, 2024-03-01T00:00"
+        )
     x = np.column_stack(
         [
             numbers(table[channel].to_numpy(object), f"{at}, column '{show(channel)}'", rows)
@@ -293,8 +316,11 @@ def span(length: float, dated: bool) -> str:
     return str(timedelta(microseconds=length / 1000)) if dated else f"{length:g}"
 
 
-def mark(recordings: list[Recording], file: Path, zoned: bool, quarantine: Quarantine) -> None:
-    """Sets `kind` inside the segments of a labels file; one that meets no row is quarantined."""
+def mark(recordings: list[Recording], file: Path, zoned: dict[str, bool], quarantine: Quarantine) -> None:
+    """Sets `kind` inside the segments of a labels file; one that meets no row is quarantined.
+
+    zoned: whether the times of a recording have a zone, by entity.
+    """
     table = read_text(file)
     lacking = [name for name in ("start", "end") if name not in table]
     if lacking or ("entity" not in table and len(recordings) > 1):
@@ -302,20 +328,19 @@ def mark(recordings: list[Recording], file: Path, zoned: bool, quarantine: Quara
             f"{show(file)}: labels must have the columns start and end, and entity where there are "
             f"several, got {', '.join(map(show, table.columns))}; mend the header"
         )
-    rows = [f"row {i + 2}" for i in range(len(table))]
+    rows = [f"row {line}" for line in table.index]
     both = [
         times(table[name].to_numpy(object), f"{show(file)}, column '{name}'", rows)
         for name in ("start", "end")
     ]
-    if len(table) and any(has_zone(table[name]) != zoned for name in ("start", "end")):
-        raise InputError(
-            f"{show(file)} {rows[0]}: labels and data must both have time zones or neither, got "
-            f"'{show(table['start'].iloc[0])}'; write all in UTC"
-        )
     by_name = {r.entity: r for r in recordings}
     for row, start, end in zip(range(len(table)), *both):
         name = table["entity"].iloc[row] if "entity" in table else recordings[0].entity
         kind = (table["kind"].iloc[row] if "kind" in table else "") or "anomaly"
+        if kind == "normal":
+            raise InputError(
+                f"{show(file)} {rows[row]}: the kind of an anomaly must not be 'normal'; mend its kind or drop the row"
+            )
         if start > end:
             raise InputError(
                 f"{show(file)} {rows[row]}: start must not be after end, got {table['start'].iloc[row]} "
@@ -325,6 +350,12 @@ def mark(recordings: list[Recording], file: Path, zoned: bool, quarantine: Quara
             raise InputError(
                 f"{show(file)} {rows[row]}: a label's entity must be in the data, got '{show(name)}'; "
                 f"{closest(name, map(show, by_name))}"
+            )
+        odd = [cell for cell in table[["start", "end"]].iloc[row] if has_zone(cell) != zoned[name]]
+        if odd:
+            raise InputError(
+                f"{show(file)} {rows[row]}: labels and data of '{show(name)}' must both have time zones or neither, "
+                f"got '{show(odd[0])}'; write all in UTC"
             )
         r = by_name[name]
         low, high = np.searchsorted(r.time, start, "left"), np.searchsorted(r.time, end, "right")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,17 @@ from data.errors import InputError, SettingsError
 from data.sources.common import MOST_BYTES, show
 
 SEPARATORS = (",", ";", "\t", "|")
-MISSING = ("", "?", "NA", "N/A", "<NA>", "NaN", "nan", "NULL", "null")  # cells that stand for no value
+MISSING = re.compile("|\\?|NA|na|(?i:n/a|<na>|[+-]?nan|null)")  # cells that stand for no value; Na is sodium
 GZIP = b"\x1f\x8b"
 ZIPS = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd", b"PAR1")
 
 
-def read_text(path: Path, *, separator: str | None = None) -> pd.DataFrame:
-    """The cells as stripped text, missing ones as "", by the header's names. Gzip is unpacked by content.
+def read_text(path: Path, *, separator: str | None = None, raw: Collection[str] = ()) -> pd.DataFrame:
+    """The cells as stripped text, missing ones as "", by the header's names; the index is the line that a row begins
+    on. Gzip is unpacked by content.
 
-    InputError: unreadable, not UTF-8, no header, duplicate or empty names, a line with too many or too few
-    cells.
+    raw: columns whose missing cells stay as written. InputError: unreadable, not UTF-8, no header, duplicate or empty
+    names, a line with too many or too few cells, a quote that is not closed in its cell.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -34,7 +37,8 @@ def read_text(path: Path, *, separator: str | None = None) -> pd.DataFrame:
     if separator is not None and len(separator) != 1:
         raise SettingsError(f"source csv: separator must be one character or tab, got {show(separator)!r}; mend it")
     data = unpacked(path)
-    text = decoded(path, data)
+    whole = decoded(path, data)
+    text = whole.lstrip("\r\n")
     header, separator = read_header(path, text, separator)
     try:
         table = arrow.read_csv(
@@ -49,13 +53,55 @@ def read_text(path: Path, *, separator: str | None = None) -> pd.DataFrame:
             f"{show(path)}: every line must have {len(header)} cells, got {show(error, 120)}; "
             "mend it or set separator"
         ) from error
-    missing = pa.array(MISSING)
-    columns = {}
+    columns, broken = {}, {}
     for name in header:
-        cells = pc.utf8_trim_whitespace(table[name])
-        cells = pc.if_else(pc.is_in(cells, missing), "", cells)
+        cells = table[name]
+        at = np.flatnonzero(pc.match_substring(cells, "\n").to_numpy())
+        broken |= {(int(row), name): cells[int(row)].as_py() for row in at}
+        cells = pc.utf8_trim_whitespace(cells)
+        if name not in raw:
+            cells = pc.if_else(pc.match_substring_regex(cells, f"^({MISSING.pattern})$"), "", cells)
         columns[name] = cells.to_numpy(zero_copy_only=False)
-    return pd.DataFrame(columns, dtype=object)
+    more = np.zeros(len(table), int)  # lines that a row has beyond its first
+    for (row, _), cell in broken.items():
+        more[row] += cell.count("\n")
+    lines = begins(text, more) + whole[: len(whole) - len(text)].count("\n")
+    check_quotes(path, text, header, separator, broken, lines)
+    return pd.DataFrame(columns, index=lines, dtype=object)
+
+
+def begins(text: str, more: np.ndarray) -> np.ndarray:
+    """(N,) line that each row below the header begins on, blank ones counted; more: (N,) lines beyond its first."""
+    blank = [not line.strip("\r") for line in text.split("\n")]
+    found, at = np.zeros(len(more), int), 1
+    for row, lines in enumerate(more.tolist()):
+        while at < len(blank) and blank[at]:
+            at += 1
+        found[row] = at + 1
+        at += 1 + lines
+    return found
+
+
+def check_quotes(
+    path: Path, text: str, header: list[str], separator: str, broken: dict[tuple[int, str], str], lines: np.ndarray
+) -> None:
+    """Raises InputError for a stray quote: its cell takes in the rows up to the next quote, or to the end.
+
+    broken: the cells that hold line ends, by row and column. A stray one's closing quote is missing, or followed by
+    text; or, where by chance it is neither, its lines are whole rows.
+    """
+    at = 0
+    for (row, name), cell in sorted(broken.items(), key=lambda item: (item[0][0], header.index(item[0][1]))):
+        written = cell.replace('"', '""')
+        found = [i for end in (written, written.rstrip(" ")) if (i := text.find(f'"{end}"', at)) >= 0]
+        first, *inner, last = (line.count(separator) + 1 for line in cell.split("\n"))
+        rows = len(header) > 2 and inner and {first + last - 1, *inner} == {len(header)}
+        if rows or not found:
+            raise InputError(
+                f"{show(path)} row {lines[row]}, column '{show(name)}': a quote must be closed in its cell, got "
+                f"'\"{show(cell, 40)}'; double it or remove it"
+            )
+        at = found[0] + len(cell)
 
 
 def unpacked(path: Path) -> bytes:
@@ -95,7 +141,6 @@ def decoded(path: Path, data: bytes) -> str:
     if "\0" in text:
         row = text[: text.index("\0")].count("\n") + 1
         raise InputError(f"{show(path)} line {row}: text must not hold NUL bytes; export it again")
-    text = text.lstrip("\r\n")
     return text if "\n" in text else text.replace("\r", "\n")  # lines as old spreadsheets end them
 
 

@@ -24,10 +24,20 @@ INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 CODE = re.compile(
     r"[+-]?0\d+|[+-]?\d{19,}"
 )  # leading zeros or too long for an integer: a code, not an amount
-COMMA = re.compile(r"[+-]?\d+,\d+")
-LOCAL = re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}([ T]\d{1,2}:\d{2}(:\d{2})?)?")  # 31.12.2024, 12/31/2024 23:59
-DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}:?\d{2}))?")
-ZONE = re.compile(r"(Z|[+-]\d{2}:?\d{2})$")
+MARKED = re.compile(  # 2,5 and 12.5 %, 1.234,50 and 1 234,50, 1,234.50 and 1'234.50; 1.2.3 and 10.0.0.1 are none
+    r"[+-]?(\d+,\d+|\d+([.,]\d+)?(?= ?%)|"
+    r"[1-9]\d{0,2}(([. \u00a0\u202f]\d{3})+(,\d+)?|([,'\u2019]\d{3})+(\.\d+)?))( ?%)?"
+)
+GROUPS = re.compile(r"\d{3}([. ]\d{3})+")  # 604.123.456: of all its values, a code, not an amount
+LOCAL = re.compile(  # 31.12.2024, 12/31/2024 23:59, 31-12-2024, 01.02.24, 1/2/24 11:05 PM; 1.2.13 is a version
+    r"(\d{1,2}([./-])\d{1,2}\2\d{4}|\d{1,2}/\d{1,2}/\d{2}|(0[1-9]|[12]\d|3[01])\.(0[1-9]|[12]\d|3[01])\.\d{2})"
+    r"([ T]\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?)?"
+)
+DATE = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?[+-]\d{2})?)?( ?(Z|[+-]\d{2}:?\d{2}))?"
+)
+ZONE = re.compile(r"\d{4}-?\d{2}-?\d{2}.*(Z|[+-]\d{2}(:?\d{2})?)")
+COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # dates without marks, by length
 DRIFT, FEW = 0.9, 20  # a column of more than 20 values of which 90 % are numbers is meant to be numbers
 MOST_CATEGORIES = 1000
 UNIQUE, SOME = 0.5, 50  # above 50 values, half of them distinct: an id or free text
@@ -72,8 +82,9 @@ def infer(name: str, cells: np.ndarray, where: str, rows: list[str]) -> tuple[pd
         numbers = pd.to_numeric(pd.Series(np.where(filled, cells, "nan")), errors="coerce").to_numpy(
             np.float64
         )
-        if np.isinf(numbers).any():
-            row = int(np.isinf(numbers).argmax())
+        bad = filled & ~np.isfinite(numbers)
+        if bad.any():
+            row = int(bad.argmax())
             raise InputError(
                 f"{at}, {rows[row]}: numbers must be finite, got '{show(cells[row])}'; blank it or mend it"
             )
@@ -123,13 +134,13 @@ def check_categories(
                 f"{at}, {rows[row]}: the cell must be {rule} as the others are, got "
                 f"'{show(cells[row])}'; mend it or blank it"
             )
-    commas = [value for value in values if COMMA.fullmatch(value)]
-    if commas and all(COMMA.fullmatch(value) or is_number(value) for value in values):
-        raise InputError(
-            f"{at}: numbers must have a decimal point, got '{show(commas[0])}'; write them with one"
-        )
-    if all(LOCAL.fullmatch(value) for value in values):
-        raise InputError(f"{at}: dates must be ISO, as 2024-03-01, got '{show(values[0])}'; write them so")
+    for form, fits, rule in (
+        (MARKED, is_number, "numbers must be digits and at most a decimal point"),
+        (LOCAL, DATE.fullmatch, "dates must be ISO, as 2024-03-01"),
+    ):
+        local = [v for v in values if form.fullmatch(v) and not fits(v) and not GROUPS.fullmatch(v)]
+        if local and all(form.fullmatch(value) or fits(value) for value in values):
+            raise InputError(f"{at}: {rule}, got '{show(local[0])}'; write them so")
     if len(values) > MOST_CATEGORIES or (len(values) > SOME and len(values) > UNIQUE * filled.sum()):
         raise InputError(
             f"{at}: text must have few categories, got {len(values)} in {int(filled.sum())} rows; "
@@ -137,10 +148,24 @@ def check_categories(
         )
 
 
+def has_zone(text: str) -> bool:
+    """Whether an ISO date says its zone: Z, +02:00, +0200 or +02."""
+    return ZONE.fullmatch(text) is not None
+
+
+def compact(numbers: np.ndarray) -> bool:
+    """Whether whole numbers are dates of 1900 to 2100 without their marks: 20240301, 2024030100, 202403010000."""
+    cells = pd.Series(numbers).astype(str)
+    form = COMPACT.get(len(cells.iloc[0]))
+    if form is None or (cells.str.len() != len(cells.iloc[0])).any():
+        return False
+    return pd.to_datetime(cells, format=form, errors="coerce").between("1900-01-01", "2101-01-01", "left").all()
+
+
 def dates(cells: np.ndarray, at: str, rows: list[str]) -> pd.Series:
     """datetime64[ns] of ISO dates, "" missing; with zones: in UTC. InputError: mixed zones, no such date."""
     filled = np.flatnonzero(cells != "")
-    zoned = np.array([ZONE.search(cells[i]) is not None and ":" in cells[i] for i in filled], bool)
+    zoned = np.array([has_zone(cells[i]) for i in filled], bool)
     if zoned.any() and not zoned.all():
         row = filled[int((zoned != zoned[0]).argmax())]
         raise InputError(
