@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.errors import InputError
+from data.errors import InputError, SettingsError
 from data.records.codecs import CODECS
 from generation import lora
 from generation.diffusion import Denoiser, noise
@@ -22,10 +22,22 @@ from generation.networks import NETWORKS
 
 
 def pick_device(setting: str = "auto") -> str:
-    """'cuda' where `setting` is auto and a GPU is there, else the setting itself or 'cpu'."""
+    """'cuda' where `setting` is auto and a GPU is there, else the setting itself or 'cpu'.
+
+    SettingsError where it is cuda and torch sees none.
+    """
     if setting == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"device: must be auto or cpu where torch sees no GPU, got {setting}; set device: auto")
     return setting
+
+
+def check_size(size: int, step: int) -> None:
+    """SettingsError where a crop's side is no multiple of what the network takes."""
+    if size % step:
+        near = max(1, round(size / step)) * step
+        raise SettingsError(f"fit.image.size: must be a multiple of {step} for this model, got {size}; take {near}")
 
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor], config: dict) -> None:
@@ -53,6 +65,15 @@ def load_tensors(folder: Path) -> tuple[dict[str, Tensor], dict]:
     if hashlib.sha256(blob).hexdigest() != config.get("sha256"):
         raise InputError(f"{folder}/model.safetensors: sha256 differs from config.json; run the stage again")
     return load(blob), config
+
+
+def sums(pipeline: torch.nn.Module) -> Tensor:
+    """(weights,) sums of a pretrained pipeline's UNet and autoencoder, enough to know it again.
+
+    They are of bf16, which is all that a GPU holds of the UNet, and so the same on any device.
+    """
+    parts = (p for part in (pipeline.net, pipeline.vae) for p in part.parameters())
+    return torch.stack([p.detach().bfloat16().double().sum().cpu() for p in parts])
 
 
 @dataclass
@@ -86,6 +107,7 @@ class Base:
                 prompts=settings.get("prompts") or None,
                 device=device,
             )
+            check_size(settings["size"], wrapped.factor)
             return cls(modality, codec, wrapped, wrapped, config, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -93,6 +115,7 @@ class Base:
             if modality == "image":
                 keys = ("kind", "channels", "factor", "width", "source", "revision")
                 latent = build(**{key: settings["latent"].get(key) for key in keys}).eval().requires_grad_(False)
+                check_size(settings["size"], latent.factor * 2 ** (len(settings["widths"]) - 1))
                 # mask conditioning: factor^2 sub-cell coverages and the hole
                 net = NETWORKS["image"](
                     latent.channels, latent.factor**2 + 1, list(settings["widths"]), settings["layers"]
@@ -118,9 +141,8 @@ class Base:
         tensors = {} if self.pretrained else {f"net.{k}": v for k, v in self.net.state_dict().items()}
         if self.latent is not None and not self.pretrained:
             tensors |= {f"latent.{k}": v for k, v in self.latent.state_dict().items()}
-        if self.pretrained:  # enough to know it again
-            total = [p.detach().double().sum() for p in self.denoiser.net.parameters()]
-            tensors = {"fingerprint": torch.stack([t.cpu() for t in total])}
+        if self.pretrained:
+            tensors = {"fingerprint": sums(self.denoiser)}
         save_tensors(folder, tensors, {**self.config, **extra})
 
     @classmethod
@@ -130,7 +152,14 @@ class Base:
         codec = CODECS[config["modality"]].from_state(config["codec"])
         base = cls.build(config["modality"], codec, settings, shape=tuple(config["shape"]), device=device)
         base.config = config
-        if not base.pretrained:
+        if base.pretrained:
+            known, found = tensors["fingerprint"], sums(base.denoiser)
+            if known.shape != found.shape or not torch.allclose(known, found, rtol=0, atol=1e-6):
+                raise InputError(
+                    f"{folder}: the base was fitted on other weights than {settings['pretrained']} holds; put them "
+                    "back, or run fit again (dvc repro --force --single-item fit@.., or crossfit@.. for one in judges/)"
+                )
+        else:
             pick = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
             base.net.load_state_dict(pick("net."))
             if base.latent is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import InputError, OddsmithError
-from pipelines.config import Dataset, Settings, load_settings
+from pipelines.config import Dataset, Settings, check_licence, load_settings
 from pipelines.stage import Paths, diagnose, one_line, tell
 from pipelines.work import human
 
@@ -36,6 +36,11 @@ DETECTORS = 9  # trained and measured a support: seven arms and the pair that th
 def check(params: Params = Path("params.yaml")) -> None:
     """Read and split every data set in memory, and tell what a run would make of it; nothing is written."""
     settings = load_settings(params)
+    check_licence(settings, params)
+    if settings.device == "cuda":  # or torch need not be there yet
+        from generation.model import pick_device
+
+        pick_device(settings.device)
     worst = 0
     for name, dataset in settings.datasets.items():
         try:

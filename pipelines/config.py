@@ -6,24 +6,35 @@ To add a setting, add a field here and its value to params.yaml and presets/; a 
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from data.errors import SettingsError
+from data.errors import SettingsError, closest
 from pipelines.explain import Model, read_yaml, show, validate
 
 ROUNDS = (1, 2, 3)  # as unrolled in dvc.yaml
 MODALITIES = ("image", "series", "row")
+WITHOUT_RATIO = {"alike": "near", "likelihood": "plain"}  # criteria by the likelihood ratio, and the same by all judges
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Span = Annotated[list[Unit], Field(min_length=2, max_length=2)]  # low, high
+
+
+def ordered(values: list[float]) -> list[float]:
+    if values != sorted(values):
+        raise ValueError(f"must be the lower, then the higher: {sorted(values)}")
+    return values
+
+
+Span = Annotated[list[Unit], Field(min_length=2, max_length=2), AfterValidator(ordered)]  # low, high
 Kinds = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
@@ -88,7 +99,7 @@ class Latent(Model):
 
 
 class FitImage(Model):
-    size: Annotated[int, Field(ge=16, le=1024)]  # side of the crops, pixels
+    size: Annotated[int, Field(ge=16, le=1024)]  # side of the crops; a multiple of latent.factor * 2^(widths - 1)
     steps: Annotated[int, Field(ge=0)]  # 0 with a pretrained pipeline that is taken as it is
     batch: Count
     pool: Count  # crops drawn once, from which batches are taken
@@ -106,8 +117,8 @@ class FitSeries(Model):
     batch: Count
     pool: Count
     lr: Positive
-    patch: Count
-    width: Count
+    patch: Count  # time steps of a token; divides prepare.series.window
+    width: Count  # a multiple of 4
     depth: Count
 
 
@@ -116,7 +127,7 @@ class FitRow(Model):
     batch: Count
     pool: Count
     lr: Positive
-    width: Count
+    width: Count  # even
     depth: Count
 
 
@@ -234,6 +245,21 @@ class Changes(Model):
     row: dict[str, Any] | None = None
 
 
+def nothing(changes: dict) -> dict:
+    if changes:
+        raise ValueError("must be empty, round 1 generates with the adapters of adapt; change r2 or r3")
+    return changes
+
+
+Nothing = Annotated[dict[str, Any], AfterValidator(nothing)]
+
+
+class NoChanges(Model):
+    image: Nothing | None = None  # empty: before the first verdicts there is nothing to tune by
+    series: Nothing | None = None  # empty: before the first verdicts there is nothing to tune by
+    row: Nothing | None = None  # empty: before the first verdicts there is nothing to tune by
+
+
 class RoundSection(Model):
     r1: Changes
     r2: Changes
@@ -261,6 +287,7 @@ class TuneRow(TuneSettings):
 
 
 class Tune(RoundSection):
+    r1: NoChanges
     image: TuneImage | None = None
     series: TuneSeries | None = None
     row: TuneRow | None = None
@@ -317,7 +344,8 @@ class Judge(RoundSection):
 class FilterSettings(Model):
     min_overlap: Unit  # of the intended mask with what really changed; less is "unchanged"
     seam: Positive  # judges' percentile of the adapter-off twin; more is "seam"
-    contrast: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)]  # of least, most real
+    contrast: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2),
+                        AfterValidator(ordered)]  # of least, most real
     copy_: Annotated[float, Field(ge=0, alias="copy")]  # distance to the nearest real anomaly over real to real
     posterior: Unit  # least chance of being of its own kind; less is "kind"
     floor: Unit  # judges' percentiles that bound the limit of "invisible"
@@ -331,6 +359,14 @@ class FilterSettings(Model):
     kind_least: Annotated[int, Field(ge=0)]  # records of a kind that come back, if only bands or ranks refused them
     collapse: Unit  # a round less varied than this share of the one before stops the loop
     settled: Unit  # steering that moves by less stops it too
+
+    @field_validator("ceiling", "high")
+    @classmethod
+    def above(cls, value: float, info: ValidationInfo) -> float:
+        name = {"ceiling": "floor", "high": "low"}[info.field_name]
+        if value < info.data.get(name, value):
+            raise ValueError(f"must be >= {name}, {info.data[name]:g}")
+        return value
 
 
 class FilterImage(FilterSettings):
@@ -558,6 +594,8 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
             if changes:
                 changed = merge(base.model_dump(by_alias=True), changes)
                 validate(type(base), changed, where=f"{path}: {stage}.{place}.{modality}.")
+    check_networks(settings, path)
+    check_criteria(settings, path)
     return settings
 
 
@@ -574,3 +612,54 @@ def check_datasets(settings: Settings, path: Path) -> None:
                 if getattr(part, dataset.modality) is None:
                     where = f"{stage}{place}.{dataset.modality}"
                     raise SettingsError(f"{path}: {where}: is required by data set '{name}'")
+
+
+def check_networks(settings: Settings, path: Path) -> None:
+    """SettingsError where the networks of generation/networks.py could not be built, or could not take their records.
+
+    Of a pretrained pipeline nothing is known before it is loaded (generation/model.py).
+    """
+
+    def must(rule: str, place: str, value: int, valid: Iterable[int]) -> None:
+        if value not in valid:
+            near = min(valid, key=lambda other: abs(other - value))
+            raise SettingsError(f"{path}: {place}: must {rule}, got {value}; the closest is {near}")
+
+    fit, prepare = settings.fit, settings.prepare
+    if fit.image and not fit.image.pretrained:
+        step = fit.image.latent.factor * 2 ** (len(fit.image.widths) - 1)
+        rule = f"be a multiple of {step}, latent.factor times 2 for each of widths but the first"
+        must(rule, "fit.image.size", fit.image.size, [size for size in range(16, 1025) if size % step == 0])
+    if fit.series and prepare.series:
+        window, width = prepare.series.window, fit.series.width
+        parts = [patch for patch in range(1, window + 1) if window % patch == 0]
+        must(f"divide prepare.series.window, {window}", "fit.series.patch", fit.series.patch, parts)
+        step = 4 if fit.series.patch < window else 2  # attention has four heads; one patch attends to nothing
+        must(f"be a multiple of {step}", "fit.series.width", width, range(step, width + 2 * step, step))
+    if fit.row:
+        must("be even", "fit.row.width", fit.row.width, range(2, fit.row.width + 4, 2))
+
+
+def check_criteria(settings: Settings, path: Path) -> None:
+    """SettingsError where the filter ranks by the likelihood ratio and crossfit leaves that judge out."""
+    for modality in MODALITIES:
+        judges = getattr(settings.crossfit, modality)
+        if judges is None or judges.likelihood or getattr(settings.filter, modality) is None:
+            continue
+        for round_ in (None, *ROUNDS):
+            criterion = settings.section("filter", modality, round_).criterion
+            if criterion in WITHOUT_RATIO:
+                place = f"filter.r{round_}.{modality}" if round_ else f"filter.{modality}"
+                rule = f"must not rank by a judge that crossfit.{modality}.likelihood: false leaves out"
+                mend = f"set that to true, or take '{WITHOUT_RATIO[criterion]}'"
+                raise SettingsError(f"{path}: {place}.criterion: {rule}, got '{criterion}'; {mend}")
+
+
+def check_licence(settings: Settings, path: Path) -> None:
+    """SettingsError where a licence is of no data set, but nearly of one without. Those of sets left out may stay."""
+    given = settings.publish.licence if isinstance(settings.publish.licence, dict) else {}
+    without = [name for name in settings.datasets if name not in given]
+    for name in (name for name in given if name not in settings.datasets):
+        if difflib.get_close_matches(name, without):
+            hint = closest(name, without)
+            raise SettingsError(f"{path}: publish.licence: must name data sets, got {show(name)}; {hint}")

@@ -5,6 +5,8 @@ Reads records/fit. Writes base/ (model.safetensors, config.json, loss.csv). Meas
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipelines.stage import Run, progress, stage
 from pipelines.work import atomic_dir
 
@@ -21,7 +23,9 @@ def main(run: Run) -> dict:
     device = pick_device(run.params.device)
     fit = read_store(run.paths.records / "fit")
     steps = base_steps(run.modality, settings)
-    with run.work(run.paths.records / "fit") as work, progress(steps, f"fit {run.dataset}") as bar:
+    source = settings.get("latent", {}).get("source")  # a folder may be filled anew under its name
+    inputs = [run.paths.records / "fit", *([Path(source)] if source else [])]
+    with run.work(*inputs) as work, progress(steps, f"fit {run.dataset}") as bar:
         base, losses = fit_base(
             fit, settings=settings, seed=0, device=device, folder=work.scratch("base"),
             report=lambda step, loss: bar.to(step, f"loss {loss:.3f}"),

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,24 +130,33 @@ def files(path: Path) -> list[Path]:
     return sorted(f for f in found if "__pycache__" not in f.parts)
 
 
+def scripts(path: Path) -> list[Path]:
+    """All files of a code folder, or the file itself: `files` without the raw data that may lie below."""
+    if path.is_dir():
+        kept = (p for p in path.iterdir() if p.name not in ("__pycache__", "raw"))
+        return sorted(f for p in kept for f in scripts(p))
+    return files(path)
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def manifest(path: Path) -> dict[str, str]:
-    """{name below `path`: sha256} of all its files."""
-    return {f.relative_to(path).as_posix(): sha256(f) for f in files(path)}
+def manifest(path: Path, found: Callable[[Path], list[Path]] = files) -> dict[str, str]:
+    """{name below `path`: sha256} of all its files, or those that are `found`."""
+    return {f.relative_to(path).as_posix(): sha256(f) for f in found(path)}
 
 
 def fingerprint(settings: Any, inputs: Iterable[Path] = (), code: Iterable[Path] = ()) -> str:
     """16 hex digits that change with the settings, the contents of input files or folders, or the code.
 
-    settings: a pydantic model or anything JSON can hold. A missing path counts as empty.
+    settings: a pydantic model or anything JSON can hold. A missing path counts as empty. Of code folders what lies in
+    raw/ does not count.
     """
     parts = {"settings": settings}
-    for name, paths in (("inputs", inputs), ("code", code)):
-        parts[name] = {str(p): sha256(Path(p)) if Path(p).is_file() else manifest(Path(p)) for p in paths}
+    for name, paths, found in (("inputs", inputs, files), ("code", code, scripts)):
+        parts[name] = {str(p): sha256(Path(p)) if Path(p).is_file() else manifest(Path(p), found) for p in paths}
     text = json.dumps(parts, sort_keys=True, default=lambda o: o.model_dump())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

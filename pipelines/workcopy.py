@@ -14,6 +14,7 @@ from pipelines.overrides import dump
 from pipelines.work import fingerprint
 
 FOLDERS, FILES = ("data", "generation", "detection", "pipelines"), ("dvc.yaml", ".dvcignore", "decisions.json")
+PATHS = ("path", "source", "pretrained")  # settings that hold a path: raw data, an autoencoder, a pipeline
 SHARED = ".cache"  # of features and the like, by content: one for all copies
 CONFIG = """[core]
     analytics = false
@@ -31,35 +32,34 @@ def code_of(root: Path) -> list[Path]:
     return [root / name for name in (*FOLDERS, *FILES) if (root / name).exists()]
 
 
-def stamp_of(root: Path, settings: dict) -> str:
-    """16 hex digits that change with the settings, the code, or the size or time of any data file they name."""
+def stamp_of(root: Path, settings: dict, code: str | None = None) -> str:
+    """16 hex digits that change with the settings, the code, or the size or time of any data file they name.
+
+    code: what `stamp_of_code` says, where it is known.
+    """
     data = {}
     for text in named_paths(settings, root):
         path = root / text
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             about = file.stat()
             data[str(file)] = [about.st_size, about.st_mtime_ns]
-    scripts = [f for folder in code_of(root) for f in ([folder] if folder.is_file() else scripts_in(folder))]
-    return fingerprint([settings, data], (), scripts)
+    return fingerprint([settings, data, code or stamp_of_code(root)])
 
 
-def scripts_in(folder: Path) -> Iterator[Path]:
-    """Files of a code folder, without what is data or byte-code."""
-    for path in sorted(folder.iterdir()):
-        if path.name in ("__pycache__", "raw"):
-            continue
-        if path.is_dir():
-            yield from scripts_in(path)
-        else:
-            yield path
+def stamp_of_code(root: Path) -> str:
+    """16 hex digits that change with the code."""
+    return fingerprint(None, (), code_of(root))
 
 
-def named_paths(value: Any, root: Path) -> Iterator[str]:
-    """Every text in the settings that is the path of something there is: data, weights, index files."""
+def named_paths(value: Any, root: Path, key: Any = None) -> Iterator[str]:
+    """Every text in the settings that is the path of something there is: data, weights, index files.
+
+    key: what the value stands under; without a slash a text is a path only where a path is asked for.
+    """
     if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from named_paths(part, root)
-    elif isinstance(value, str) and "/" in value and len(value) < 1000 and (root / value).exists():
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from named_paths(part, root, name)
+    elif isinstance(value, str) and ("/" in value or key in PATHS) and len(value) < 1000 and (root / value).exists():
         yield value
 
 

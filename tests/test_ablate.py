@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import fakeloop
@@ -17,10 +18,18 @@ import yaml
 from data.errors import SettingsError
 from pipelines import ablate, ablation, tables
 from pipelines.explain import read_yaml
+from pipelines.overrides import settings_for
+from pipelines.workcopy import stamp_of
 
 ROOT = fakeloop.ROOT
 AXES = {"rank": {"path": "adapt.*.rank", "values": [2, 8]}, "examples": {"path": "prepare.support", "values": [5]},
         "filter": {"settings": {"bad": {"filter.*.min_overlap": 0.99}}}}  # fmt: skip
+REPORT = """
+  report:
+    cmd: test ! -e fail && cp reports/ablation.md reports/index.html
+    deps: [metrics]
+    outs: [reports/index.html]
+"""
 
 
 def planned(axes: dict, *, base=ROOT / "params.yaml", folder, **more) -> dict:
@@ -104,11 +113,47 @@ def test_what_is_shipped_is_planned_and_its_stages_depend_on_all_code(monkeypatc
     assert code | {"data/sources", "generation", "detection", "pipelines"} <= set(stage["deps"])
 
 
+# what has run
+
+
+def test_a_result_of_other_settings_code_or_data_has_not_run(tmp_path, monkeypatch, capsys):
+    """A cell's own settings may be as they were, and those of the base others."""
+    root = fakeloop.make_root(tmp_path, monkeypatch)
+    (root / "ablate.yaml").write_text(yaml.safe_dump({"axes": {"examples": AXES["examples"], "rank": AXES["rank"]}}))
+    found = {key: about | {"status": "done"} for key, about in ablation.plan()["cells"].items()}
+    for cell in (ablation.cell_of(ablation.plan(), key) for key in found):
+        stamp = stamp_of(Path("."), settings_for(Path(cell.params), cell.dataset, cell.set))
+        told = result(cell.name.split("--")[1], found[cell.name]["axes"], 1, 0.1) | {"set": cell.set, "stamp": stamp}
+        ablate.path_of(cell.name).parent.mkdir(parents=True, exist_ok=True)
+        ablate.path_of(cell.name).write_text(json.dumps(told))
+    unable = ablate.path_of("cells--rank-2")
+    unable.write_text(json.dumps(result("rank-2", {"rank": 2}, None, 0, status="FAILED", set={"adapt.row.rank": 2})))
+
+    def told() -> tuple[str, set]:
+        ablate.main(["summary"])
+        curve = json.loads((root / "reports" / "ablation.json").read_text())["label_efficiency"]
+        return capsys.readouterr().out.split(";")[0], {point["k"] for point in curve}
+
+    assert told() == ("3 cells: 2 done, 1 FAILED, 0 not run", {10, 5})
+    params = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(params.replace("support: 10", "support: 20"))
+    assert told() == ("3 cells: 1 done, 1 FAILED, 1 not run", {5})  # the base's; the other one sets it itself
+    (root / "params.yaml").write_text(params.replace("folds: 2", "folds: 3"))
+    assert told() == ("3 cells: 0 done, 1 FAILED, 2 not run", set())
+    (root / "params.yaml").write_text(params)
+    (tmp_path / "shared" / "cells" / "a.csv").write_text("123456")
+    assert told() == ("3 cells: 0 done, 1 FAILED, 2 not run", set())
+
+
 # run by DVC
 
 
 def test_dvc_runs_every_cell_alone_and_a_plain_repro_none(tmp_path, monkeypatch, capfd):
     root = fakeloop.make_root(tmp_path, monkeypatch)
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + REPORT)
+    (root / "metrics").mkdir()
+    (root / "reports").mkdir()
+    (root / "reports" / "index.html").write_text("of before")
     shutil.copytree(ROOT / "ablate", root / "ablate", ignore=shutil.ignore_patterns("cells.yaml"))
     for dep in read_yaml(root / "ablate" / "dvc.yaml")["stages"]["cell"]["do"]["deps"]:
         if "$" not in dep and not (root / dep).exists():
@@ -129,8 +174,21 @@ def test_dvc_runs_every_cell_alone_and_a_plain_repro_none(tmp_path, monkeypatch,
     assert rows["filter-bad"]["error"].startswith("evaluate: min_overlap must be lower")
     assert rows["rank-2"]["fidelity"]["fid"] == 8 and rows["rank-2"]["seconds"] > 0
     assert rows["base"]["axes"] == {} and rows["rank-2"]["axes"] == {"rank": 2}
+    table, page = root / "reports" / "ablation.md", root / "reports" / "index.html"
+    assert page.read_text() == table.read_text()
+    table.unlink()
+    (root / "fail").touch()
     assert ablate.main(["run", "--only", "filter"]) == 1
     assert fakeloop.runs(tmp_path) == ["evaluate cells 8"]  # the failed one alone is tried again
+    told = capfd.readouterr()
+    assert "index.html: could not be made anew of the table; run dvc repro --force --single-item report" in told.err
+    assert "3 cells: 2 done, 1 FAILED, 0 not run" in told.out and table.exists()
+    (tmp_path / "shared" / "cells" / "a.csv").write_text("12345")  # the same bytes: to DVC nothing has changed
+    ablate.main(["summary"])
+    assert "3 cells: 0 done, 0 FAILED, 3 not run" in capfd.readouterr().out
+    ablate.main(["run"])
+    assert "3 cells: 2 done, 1 FAILED, 0 not run" in capfd.readouterr().out
+    assert fakeloop.runs(tmp_path) == ["evaluate cells 8"]
     listed = subprocess.run([sys.executable, "-m", "dvc", "repro", "--dry"], capture_output=True, text=True, cwd=root)
     assert "pipelines/fake.py" in listed.stdout and "pipelines.ablate" not in listed.stdout
 

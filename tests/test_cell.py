@@ -18,7 +18,7 @@ from data.errors import ResourceError, SettingsError
 from pipelines.cell import Cell, run_cells
 from pipelines.overrides import applies, dump, put, settings_for
 from pipelines.repro import Clock, reason, surroundings, unlock
-from pipelines.workcopy import cache_of, lay_out, link, stamp_of
+from pipelines.workcopy import cache_of, lay_out, link, stamp_of, stamp_of_code
 
 ROOT = fakeloop.ROOT
 PARAMS = ROOT / "params.yaml"
@@ -104,6 +104,22 @@ def test_a_tree_has_the_code_and_its_paths_lead_where_those_of_the_root_do(tmp_p
         link("../../elsewhere", root, tree)
 
 
+def test_data_and_weights_at_the_root_are_linked_and_stamped(tmp_path, monkeypatch):
+    root = fakeloop.make_root(tmp_path, monkeypatch)
+    (root / "fault").write_text("no path, but the name of a column")
+    settings = {"datasets": {"pumps": {"source": {"reader": "csv", "path": "pumps.csv", "label": "fault"}}},
+                "fit": {"image": {"pretrained": "model", "latent": {"source": "autoencoder"}}}}  # fmt: skip
+    stamps = []
+    for name in ("pumps.csv", "model", "autoencoder"):
+        (root / name).write_text("1")
+        stamps.append(stamp_of(root, settings))
+    (root / "pumps.csv").write_text("12")
+    assert len({*stamps, stamp_of(root, settings)}) == 4
+    tree = lay_out(root, root / ".work" / "cells" / "c" / "tree", settings)
+    assert [(tree / name).read_text() for name in ("pumps.csv", "model", "autoencoder")] == ["12", "1", "1"]
+    assert not (tree / "fault").exists()
+
+
 @pytest.mark.parametrize("files, expected", [
     ({}, ".dvc/cache"), ({"config": "[cache]\n    dir = ../store\n"}, "store"),
     ({"config": "[cache]\n    dir = a\n['remote \"x\"']\n    url = y%s\n", "config.local": "[cache]\ndir = /far\n"},
@@ -125,6 +141,7 @@ def test_a_stamp_changes_with_settings_code_and_data(tmp_path, monkeypatch):
     (root / "pipelines" / "more.py").write_text("")
     stamps.append(stamp_of(root, settings))
     assert stamps[0] == stamps[1] and len(set(stamps)) == 4
+    assert stamp_of(root, settings, stamp_of_code(root)) == stamps[-1]
 
 
 # what dvc says

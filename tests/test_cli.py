@@ -45,6 +45,23 @@ def test_check_goes_on_after_a_failure_and_ends_with_its_code(place, monkeypatch
     assert found.stderr == "co2: co2.csv: row 7: value must be finite, got inf; mend it\n"
 
 
+def test_check_refuses_a_device_that_is_not_there_and_a_licence_of_no_data_set(place, monkeypatch):
+    raw = (place / "params.yaml").read_text()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(cli, "inspect", lambda *_: ["fine"])
+    for before, after, told in (
+        ("device: auto", "device: cuda",
+         "device: must be auto or cpu where torch sees no GPU, got cuda; set device: auto"),
+        ("cells: cc-by", "cels: cc-by",
+         "params.yaml: publish.licence: must name data sets, got 'cels'; did you mean 'cells'?"),
+    ):  # fmt: skip
+        (place / "params.yaml").write_text(raw.replace(before, after))
+        error = run("check").exception
+        assert isinstance(error, SettingsError) and str(error) == told
+    (place / "params.yaml").write_text(raw.replace("cells: cc-by", "elsewhere: cc-by"))  # of a data set taken out
+    assert run("check").exit_code == 0
+
+
 def test_check_reads_the_real_thing_and_tells_splits_time_and_disk(place):
     raw = (place / "params.yaml").read_text()
     start, end = raw.index("  textures:"), raw.index("  cells:")

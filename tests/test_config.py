@@ -87,9 +87,68 @@ def test_presets_hold_the_supports_and_seeds_they_promise():
     ("datasets", {}, "datasets: must have at least 1 items, got {}"),
     ("gate.row.arms", ["filtered", "mixed"], "gate.row.arms: must name real, which every other arm is held against, "
      "got ['filtered', 'mixed']"),
+    ("tune.r1.row", {"steps": 3}, "tune.r1.row: must be empty, round 1 generates with the adapters of adapt; change r2 "
+     "or r3, got {'steps': 3}"),
+    ("generate.row.strength", [0.9, 0.2], "generate.row.strength: must be the lower, then the higher: [0.2, 0.9], "
+     "got [0.9, 0.2]"),
+    ("filter.row.contrast", [2.0, 0.5], "filter.row.contrast: must be the lower, then the higher: [0.5, 2.0], "
+     "got [2.0, 0.5]"),
+    ("filter.row.low", 0.95, "filter.row.high: must be >= low, 0.95, got 0.9"),
+    ("filter.row.ceiling", 0.4, "filter.row.ceiling: must be >= floor, 0.5, got 0.4"),
+    ("filter.r2.row", {"high": 0.05}, "filter.r2.row.high: must be >= low, 0.1, got 0.05"),
+    ("fit.image.size", 50, "fit.image.size: must be a multiple of 8, latent.factor times 2 for each of widths but the "
+     "first, got 50; the closest is 48"),
+    ("fit.image.widths", [32] * 6, "fit.image.size: must be a multiple of 128, latent.factor times 2 for each of "
+     "widths but the first, got 48; the closest is 128"),
+    ("fit.series.patch", 5, "fit.series.patch: must divide prepare.series.window, 32, got 5; the closest is 4"),
+    ("prepare.series.window", 34, "fit.series.patch: must divide prepare.series.window, 34, got 4; the closest is 2"),
+    ("fit.series.width", 97, "fit.series.width: must be a multiple of 4, got 97; the closest is 96"),
+    ("fit.series.width", 30, "fit.series.width: must be a multiple of 4, got 30; the closest is 28"),
+    ("fit.row.width", 97, "fit.row.width: must be even, got 97; the closest is 96"),
+    ("filter.image.criterion", "alike", "filter.image.criterion: must not rank by a judge that "
+     "crossfit.image.likelihood: false leaves out, got 'alike'; set that to true, or take 'near'"),
+    ("filter.r3.series", {"criterion": "likelihood"}, "filter.r3.series.criterion: must not rank by a judge that "
+     "crossfit.series.likelihood: false leaves out, got 'likelihood'; set that to true, or take 'plain'"),
 ])  # fmt: skip
 def test_a_mistake_is_told_with_its_path_and_the_mend(tmp_path, path, value, expected):
     assert message(edited(tmp_path, (path, value))) == expected
+
+
+def test_settings_beside_those_that_cannot_run_are_taken(tmp_path):
+    """A pipeline has a factor of its own, one patch attends to nothing, and limits may be equal."""
+    load_settings(edited(tmp_path, ("fit.image.size", 50), ("fit.image.pretrained", "some/model")))
+    load_settings(edited(tmp_path, ("fit.series.patch", 32), ("fit.series.width", 30)))
+    load_settings(edited(tmp_path, ("filter.row.low", 0.9), ("filter.row.contrast", [1.0, 1.0])))
+    load_settings(edited(tmp_path, ("crossfit.image.likelihood", True), ("filter.image.criterion", "alike")))
+    load_settings(edited(tmp_path, ("filter.row.criterion", "likelihood")))
+
+
+SIDES = [(size, factor, widths) for size in (16, 20, 24) for factor in (1, 4) for widths in ([8], [8, 8], [8] * 4)]
+
+
+@pytest.mark.parametrize("modality, changes", [
+    *(("image", {"size": s, "latent.factor": f, "widths": w}) for s, f, w in SIDES),
+    *(("series", {"patch": patch, "width": width}) for patch in (1, 3, 4, 32) for width in (3, 4, 6)),
+    *(("row", {"width": width}) for width in (1, 2, 3, 4)),
+], ids=str)  # fmt: skip
+def test_settings_are_refused_exactly_where_the_network_cannot_take_a_record(tmp_path, modality, changes):
+    import tiny
+    import torch
+
+    from generation.training import fit_base
+
+    torch.set_num_threads(1)
+    own = {**tiny.SETTINGS[modality], "steps": 1, "pool": 2, "batch": 2}
+    for name, value in changes.items():
+        own = {**own, "latent": {**own["latent"], "factor": value}} if "." in name else {**own, name: value}
+    path = edited(tmp_path, *((f"fit.{modality}.{name}", value) for name, value in changes.items()))
+    try:
+        load_settings(path)
+    except SettingsError:
+        with pytest.raises((SettingsError, RuntimeError, ValueError)):
+            fit_base(tiny.make(modality)[0], settings=own, seed=0, device="cpu")
+    else:
+        fit_base(tiny.make(modality)[0], settings=own, seed=0, device="cpu")
 
 
 def test_a_typo_is_told_as_unknown_key_rather_than_as_the_missing_one(tmp_path):

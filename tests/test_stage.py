@@ -225,6 +225,40 @@ def test_units_of_other_settings_inputs_or_code_are_not_used(place):
     assert before != fingerprint({}, [folder])
 
 
+def test_raw_data_beside_the_code_neither_voids_units_nor_is_read(place):
+    """data/ is code, and data/raw/ in it is where users put gigabytes; as an input it counts."""
+    folder = place / "data"
+    (folder / "raw").mkdir(parents=True)
+    (folder / "deep").mkdir()
+    for name in ("a.py", "deep/b.css"):
+        (folder / name).write_text("1")
+    before, as_input = fingerprint({}, (), [folder]), fingerprint({}, [folder])
+    (folder / "raw" / "own.csv").write_text("1")
+    assert before == fingerprint({}, (), [folder]) and as_input != fingerprint({}, [folder])
+    (folder / "deep" / "b.css").write_text("2")
+    assert before != fingerprint({}, (), [folder])
+
+
+def test_a_folder_of_latents_filled_anew_voids_what_fit_would_resume(place, monkeypatch):
+    from pipelines import fit
+
+    text = (place / "params.yaml").read_text()
+    (place / "params.yaml").write_text(text.replace("kind: train", "kind: pretrained\n      source: latents"))
+    (place / "latents").mkdir()
+    monkeypatch.setattr("data.records.read_store", lambda path: [])
+    folders = []
+
+    def fit_base(records, *, folder, **more):
+        folders.append(folder)
+        raise InputError("stop")
+
+    monkeypatch.setattr("generation.training.fit_base", fit_base)
+    for weights in ("1", "1", "2"):
+        (place / "latents" / "model.safetensors").write_text(weights)
+        assert execute(fit.main, "fit", ["textures"]) == 3
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_success_leaves_nothing_and_failure_leaves_the_units(place):
     with pytest.raises(KeyError), Work("toy", "cells", "f") as work:
         with work.unit("a") as folder:
