@@ -11,6 +11,7 @@ from data.records import Records
 from data.records.series import shown
 
 SHIFT, POINTS = 2, 64  # pixels that a copy may be off its label's middle, and how many are compared
+SAME = 1e-3  # of standardised pixels: nearer is the same anomaly
 UNLIKE = 2**0.5  # distance of standardised pixels that have nothing in common
 SIDES = 2.0  # times as long or short as a training anomaly: nothing that its label holds can be a copy of that
 
@@ -71,7 +72,7 @@ class Copies:
         if found and len(support) > 1:
             self.parts = [np.array(column) for column in zip(*found)]
             between = np.stack([self.apart(x, m, len(support)) for x, m in zip(support.x, support.mask)])
-            np.fill_diagonal(between, np.inf)
+            between[np.eye(len(between), dtype=bool) | (between < SAME)] = np.inf  # what is there twice says nothing
             nearest = between.min(1)[np.isfinite(between.min(1))]
             self.usual = max(float(np.median(nearest)), 1e-9) if len(nearest) else UNLIKE
 

@@ -141,6 +141,8 @@ def tree_c2st(
         return None
     parts, vote = StratifiedGroupKFold(folds, shuffle=True, random_state=seed), np.full(len(x), 0.5)
     for seen, unseen in parts.split(x, label, group):
+        if len(np.unique(label[seen])) < 2:  # one side lies in this fold: no vote
+            continue
         forest = ExtraTreesClassifier(trees, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=1)
         vote[unseen] = forest.fit(x[seen], label[seen]).predict_proba(x[unseen])[:, 1]
     return auroc(label, vote)

@@ -344,8 +344,7 @@ class Judge(RoundSection):
 class FilterSettings(Model):
     min_overlap: Unit  # of the intended mask with what really changed; less is "unchanged"
     seam: Positive  # judges' percentile of the adapter-off twin; more is "seam"
-    contrast: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2),
-                        AfterValidator(ordered)]  # of least, most real
+    contrast: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)]  # of least, most real
     copy_: Annotated[float, Field(ge=0, alias="copy")]  # distance to the nearest real anomaly over real to real
     posterior: Unit  # least chance of being of its own kind; less is "kind"
     floor: Unit  # judges' percentiles that bound the limit of "invisible"
@@ -617,7 +616,7 @@ def check_datasets(settings: Settings, path: Path) -> None:
 def check_networks(settings: Settings, path: Path) -> None:
     """SettingsError where the networks of generation/networks.py could not be built, or could not take their records.
 
-    Of a pretrained pipeline nothing is known before it is loaded (generation/model.py).
+    Of a pretrained pipeline or autoencoder nothing is known before it is loaded (generation/model.py).
     """
 
     def must(rule: str, place: str, value: int, valid: Iterable[int]) -> None:
@@ -626,7 +625,7 @@ def check_networks(settings: Settings, path: Path) -> None:
             raise SettingsError(f"{path}: {place}: must {rule}, got {value}; the closest is {near}")
 
     fit, prepare = settings.fit, settings.prepare
-    if fit.image and not fit.image.pretrained:
+    if fit.image and not fit.image.pretrained and fit.image.latent.kind != "pretrained":
         step = fit.image.latent.factor * 2 ** (len(fit.image.widths) - 1)
         rule = f"be a multiple of {step}, latent.factor times 2 for each of widths but the first"
         must(rule, "fit.image.size", fit.image.size, [size for size in range(16, 1025) if size % step == 0])

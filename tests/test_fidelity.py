@@ -169,6 +169,8 @@ def test_trees_do_not_tell_repeats_of_one_for_generated():
     own, torn = np.mean(found, axis=0)
     assert abs(own - 0.5) < 0.1 and torn > 0.65
     assert twosample.tree_c2st(real, made, np.r_[np.arange(60), [60] * 100], trees=5) is None, "made of one"
+    few = np.r_[np.arange(4), [0] * 7, [1] * 2]  # rows are made of real ones: a fold may hold all of a side
+    assert 0 <= twosample.tree_c2st(real[:4], made[:9], few, trees=5) <= 1
 
 
 # records

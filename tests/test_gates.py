@@ -144,7 +144,7 @@ def blots(count: int, seed: int = 3) -> Records:
 
 @pytest.mark.parametrize("turn", range(8))
 def test_the_pixels_of_an_anomaly_are_found_wherever_they_were_put(turn):
-    """On another image, elsewhere, turned and mirrored, under a label that is wider by a pixel."""
+    """On another image, elsewhere, turned and mirrored, under a label that is wider by a pixel and longer on one side."""
     support, others = blots(6), blots(40, seed=4)
     x, mask, rng = [], [], np.random.default_rng(0)
     for image, hole in zip(support.x, support.mask):
@@ -155,7 +155,7 @@ def test_the_pixels_of_an_anomaly_are_found_wherever_they_were_put(turn):
         place = slice(20, 20 + under.shape[0]), slice(30, 30 + under.shape[1])
         host[place][under], label[place] = seen[under], under
         x.append(host)
-        mask.append(binary_dilation(label))
+        mask.append(binary_dilation(label) | np.roll(label, 4, axis=0))
     pasted = Records("image", support.meta, x, mask, {})
     copies = Copies(support, None)
     distance, which = copies.nearest(pasted, edit_vectors(pasted, None))
@@ -164,6 +164,17 @@ def test_the_pixels_of_an_anomaly_are_found_wherever_they_were_put(turn):
     assert copy_distance(edit_vectors(pasted, None), copies.vectors).min() > 0.1, "by the looks of the box they are new"
     far = copies.nearest(others, edit_vectors(others, None))[0]
     assert far.min() > 0.5 and 0.8 < np.median(far) < 1.2
+
+
+def test_anomalies_that_are_there_twice_are_no_measure_of_how_far_real_ones_are_apart():
+    support = blots(3)
+    mirrored = [[np.ascontiguousarray(a[:, ::-1]) for a in part] for part in (support.x, support.mask)]
+    twins = Records("image", support.meta.assign(id=["t0", "t1", "t2"]), *mirrored, {})
+    alone, twice = Copies(support, None), Copies(concat([support, twins]), None)
+    assert twice.usual == pytest.approx(alone.usual, rel=0.1)  # other pixels of a mirrored one are compared
+    found = twice.nearest(twins, edit_vectors(twins, None))[0]
+    np.testing.assert_allclose(found, 0, atol=1e-6)
+    assert Copies(concat([support.take([0]), twins.take([0])]), None).usual == pytest.approx(2**0.5)
 
 
 def test_an_anomaly_of_a_single_value_or_far_larger_is_compared_by_its_box_alone():

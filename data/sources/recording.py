@@ -334,6 +334,7 @@ def mark(recordings: list[Recording], file: Path, zoned: dict[str, bool], quaran
         for name in ("start", "end")
     ]
     by_name = {r.entity: r for r in recordings}
+    said = {column: [has_zone(cell) for cell in table[column]] for column in ("start", "end")}
     for row, start, end in zip(range(len(table)), *both):
         name = table["entity"].iloc[row] if "entity" in table else recordings[0].entity
         kind = (table["kind"].iloc[row] if "kind" in table else "") or "anomaly"
@@ -351,11 +352,11 @@ def mark(recordings: list[Recording], file: Path, zoned: dict[str, bool], quaran
                 f"{show(file)} {rows[row]}: a label's entity must be in the data, got '{show(name)}'; "
                 f"{closest(name, map(show, by_name))}"
             )
-        odd = [cell for cell in table[["start", "end"]].iloc[row] if has_zone(cell) != zoned[name]]
+        odd = [column for column, zones in said.items() if zones[row] != zoned[name]]
         if odd:
             raise InputError(
                 f"{show(file)} {rows[row]}: labels and data of '{show(name)}' must both have time zones or neither, "
-                f"got '{show(odd[0])}'; write all in UTC"
+                f"got '{show(table[odd[0]].iloc[row])}'; write all in UTC"
             )
         r = by_name[name]
         low, high = np.searchsorted(r.time, start, "left"), np.searchsorted(r.time, end, "right")

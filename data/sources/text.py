@@ -65,9 +65,9 @@ def read_text(path: Path, *, separator: str | None = None, raw: Collection[str] 
     more = np.zeros(len(table), int)  # lines that a row has beyond its first
     for (row, _), cell in broken.items():
         more[row] += cell.count("\n")
-    lines = begins(text, more) + whole[: len(whole) - len(text)].count("\n")
-    check_quotes(path, text, header, separator, broken, lines)
-    return pd.DataFrame(columns, index=lines, dtype=object)
+    lines, before = begins(text, more), whole[: len(whole) - len(text)].count("\n")
+    check_quotes(path, text, header, separator, broken, lines, more, before)
+    return pd.DataFrame(columns, index=lines + before, dtype=object)
 
 
 def begins(text: str, more: np.ndarray) -> np.ndarray:
@@ -83,23 +83,26 @@ def begins(text: str, more: np.ndarray) -> np.ndarray:
 
 
 def check_quotes(
-    path: Path, text: str, header: list[str], separator: str, broken: dict[tuple[int, str], str], lines: np.ndarray
-) -> None:
+    path: Path, text: str, header: list[str], separator: str, broken: dict[tuple[int, str], str], lines: np.ndarray,
+    more: np.ndarray, before: int,
+) -> None:  # fmt: skip
     """Raises InputError for a stray quote: its cell takes in the rows up to the next quote, or to the end.
 
     broken: the cells that hold line ends, by row and column. A stray one's closing quote is missing, or followed by
-    text; or, where by chance it is neither, its lines are whole rows.
+    text; or, where by chance it is neither, its lines are whole rows. lines, more: of each row, the line that it begins
+    on and how many it has beyond; before: blank lines left out above.
     """
-    at = 0
+    at, ends = 0, np.cumsum([0, *(len(line) + 1 for line in text.split("\n"))] if broken else [0])
     for (row, name), cell in sorted(broken.items(), key=lambda item: (item[0][0], header.index(item[0][1]))):
-        written = cell.replace('"', '""')
-        found = [i for end in (written, written.rstrip(" ")) if (i := text.find(f'"{end}"', at)) >= 0]
+        written, at = cell.replace('"', '""'), max(at, int(ends[lines[row] - 1]))
+        stop = int(ends[lines[row] + more[row]])
+        found = [i for end in (written, written.rstrip(" ")) if (i := text.find(f'"{end}"', at, stop)) >= 0]
         first, *inner, last = (line.count(separator) + 1 for line in cell.split("\n"))
         rows = len(header) > 2 and inner and {first + last - 1, *inner} == {len(header)}
         if rows or not found:
             raise InputError(
-                f"{show(path)} row {lines[row]}, column '{show(name)}': a quote must be closed in its cell, got "
-                f"'\"{show(cell, 40)}'; double it or remove it"
+                f"{show(path)} row {lines[row] + before}, column '{show(name)}': a quote must be closed in its cell, "
+                f"got '\"{show(cell, 40)}'; double it or remove it, or put the cell on one line"
             )
         at = found[0] + len(cell)
 

@@ -25,14 +25,15 @@ CODE = re.compile(
     r"[+-]?0\d+|[+-]?\d{19,}"
 )  # leading zeros or too long for an integer: a code, not an amount
 MARKED = re.compile(  # 2,5 and 12.5 %, 1.234,50 and 1 234,50, 1,234.50 and 1'234.50; 1.2.3 and 10.0.0.1 are none
-    r"[+-]?(\d+,\d+|\d+([.,]\d+)?(?= ?%)|"
-    r"[1-9]\d{0,2}(([. \u00a0\u202f]\d{3})+(,\d+)?|([,'\u2019]\d{3})+(\.\d+)?))( ?%)?"
+    r"([+-]?(\d+,\d+|\d+([.,]\d+)?(?= ?%))|"
+    r"-?[1-9]\d{0,2}(([. \u00a0\u202f]\d{3})+(,\d+)?|([,'\u2019]\d{3})+(\.\d+)?))( ?%)?"
 )
 GROUPS = re.compile(r"\d{3}([. ]\d{3})+")  # 604.123.456: of all its values, a code, not an amount
 LOCAL = re.compile(  # 31.12.2024, 12/31/2024 23:59, 31-12-2024, 01.02.24, 1/2/24 11:05 PM; 1.2.13 is a version
     r"(\d{1,2}([./-])\d{1,2}\2\d{4}|\d{1,2}/\d{1,2}/\d{2}|(0[1-9]|[12]\d|3[01])\.(0[1-9]|[12]\d|3[01])\.\d{2})"
     r"([ T]\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?)?"
 )
+PLAINLY = re.compile(r":|\d{4}|^(1[3-9]|[23]\d)|^\d+/(1[3-9]|[23]\d)/")  # no code: a time, a year, a day above 12
 DATE = re.compile(
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?[+-]\d{2})?)?( ?(Z|[+-]\d{2}:?\d{2}))?"
 )
@@ -139,6 +140,8 @@ def check_categories(
         (LOCAL, DATE.fullmatch, "dates must be ISO, as 2024-03-01"),
     ):
         local = [v for v in values if form.fullmatch(v) and not fits(v) and not GROUPS.fullmatch(v)]
+        if form is LOCAL and not any(map(PLAINLY.search, local)):
+            continue
         if local and all(form.fullmatch(value) or fits(value) for value in values):
             raise InputError(f"{at}: {rule}, got '{show(local[0])}'; write them so")
     if len(values) > MOST_CATEGORIES or (len(values) > SOME and len(values) > UNIQUE * filled.sum()):
