@@ -144,7 +144,7 @@ def blots(count: int, seed: int = 3) -> Records:
 
 @pytest.mark.parametrize("turn", range(8))
 def test_the_pixels_of_an_anomaly_are_found_wherever_they_were_put(turn):
-    """On another image, elsewhere, turned and mirrored, under a label that is wider by a pixel and longer on one side."""
+    """On another image, elsewhere, turned and mirrored, under a wider label, longer on one side."""
     support, others = blots(6), blots(40, seed=4)
     x, mask, rng = [], [], np.random.default_rng(0)
     for image, hole in zip(support.x, support.mask):
