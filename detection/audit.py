@@ -13,6 +13,7 @@ import pandas as pd
 from data.fingerprint import digests
 from data.leaks import check
 from data.records import Records
+from detection.novelty import Copies, edit_vectors
 
 SAME = 1e-3  # of the distance between real anomalies: nearer is the same anomaly
 REPEATED = 0.3  # of the remade cells of a column: a value may be as much more frequent than real ones have it
@@ -200,16 +201,14 @@ def repeats(made: Records, pool: Records, normals: Records) -> dict:
 # what they remember
 
 
-def copies_of(made: Records, support: Records, codec) -> tuple[np.ndarray, list[Named], list[Named]]:
+def copies_of(made: Records, support: Records, copies: Copies, codec) -> tuple[np.ndarray, list[Named], list[Named]]:
     """((N,) distance to the nearest training anomaly over that between them, (record, it) of each, of the identical).
 
-    Identical are contents that equal a training anomaly's, and edits within SAME of one.
+    Identical are contents that equal a training anomaly's, and edits within SAME of one. copies: of the support.
     """
-    from detection.novelty import Copies, edit_vectors
-
     if not len(made) or not len(support):
         return np.full(len(made), np.inf), [], []
-    distance, nearest = Copies(support, codec).nearest(made, edit_vectors(made, codec))
+    distance, nearest = copies.nearest(made, edit_vectors(made, codec))
     pairs = list(zip(made.meta["id"], support.meta["id"].iloc[nearest]))
     whole = {sha: name for sha, name in zip(digests(support), support.meta["id"])}
     same = [(pair[0], whole[sha]) if sha in whole else pair

@@ -111,13 +111,15 @@ def kept_copies(run: Run, fit: Any, pool: Any) -> tuple[Any, list, list]:
 
     from data.records.codecs import CODECS
     from detection.audit import copies_of
+    from detection.novelty import Copies
 
     codec = CODECS[run.modality].fit(fit)
     distances, near, same = [np.zeros(0)], [], []
     for seed in run.seeds:
         support = support_of(run, seed, pool)
+        copies = Copies(support, codec)
         for part in stores(run, "kept", seed):
-            distance, pairs, again = copies_of(part, support, codec)
+            distance, pairs, again = copies_of(part, support, copies, codec)
             distances.append(distance)
             near, same = near + pairs, same + again
     return np.concatenate(distances), near, same

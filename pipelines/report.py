@@ -160,11 +160,10 @@ def main(out: Path, datasets: dict[str, str], root: Path = Path("."), *, command
     ablated = ablation["label_efficiency"] if ablation else []
     sections = [gather(name, modality, root, each=each, most=CARDS // len(datasets), limits=(limits or {}).get(name),
                        ablated=ablated, decisions=decisions.get(name, {})) for name, modality in datasets.items()]
-    for first in sections[:1]:
-        first["findings"] += unused(decisions, datasets)
     settings = [root / name for name in ("params.yaml", "dvc.yaml", "constraints.txt", "decisions.json")]
     shared = {
         "command": command, "commands": origin.commands(root / "dvc.yaml", datasets), "ablation": ablation,
+        "unused": unused(decisions, datasets),
         "packages": origin.packages(), "hashes": origin.hashes(root, settings),
     }  # fmt: skip
     page, sections = fitted(sections, decisions, **shared)

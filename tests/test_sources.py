@@ -1046,7 +1046,7 @@ def test_a_folder_holds_an_entity_a_file_and_labels_name_spans(tmp_path: Path):
         with pytest.raises(InputError, match=message):
             SOURCES["csv"](tmp_path / "d", modality="series", timestamp="time", labels="labels.csv")
     for path, name, message in (
-        (tmp_path / "d/a.csv", "labels.csv", "path must be a folder that holds the labels too"),
+        (tmp_path / "d/a.csv", "labels.csv", "path must be a folder that holds labels too"),
         (tmp_path / "d/sub", "../labels.csv", "labels must name a file in .*, found none"),
         (tmp_path / "d", "label.csv", "labels must name a file in .*, found none"),
     ):
@@ -1165,7 +1165,7 @@ def test_seconds_and_numbers_of_steps_stay_numbers(tmp_path: Path, start: int, s
         ("t,v,y\n0,1,0\n", {"values": ["w"]}, "column 'w'"),
         ("t,y\n0,0\n", {}, "0 channels"),
         ("t,v,e,y\n0,1,,0\n", {"entity": "e"}, "must name an entity"),
-        ("t,v,y\n0,1,0\n", {"label": None, "labels": "l.csv"}, "path must be a folder that holds the labels"),
+        ("t,v,y\n0,1,0\n", {"label": None, "labels": "l.csv"}, "path must be a folder that holds labels"),
         (
             "t,v,y\n" + "".join(f"{i},1,0\n" for i in range(5)) + "900,1,0\n",
             {"missing": "impute"},

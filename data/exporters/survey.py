@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.hub.shards import DATED
-from data.records import read_shard, shards
+from data.records import DATED, read_shard, shards
 from data.sources.common import show
 
 

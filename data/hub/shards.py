@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.records import META, iter_tables
+from data.records import DATED, META, iter_tables
 from data.records.arrow import feature
 
 FIRST = ("id", "label", "kind", "split", "synthetic")  # what a reader looks for; the payload follows, then provenance
@@ -24,7 +24,6 @@ JUDGED = {  # column: (of the ledger, arrow type)
     "mask_iou": ("mask_iou", pa.float64()), **{f"score_{name}": (name, pa.float64()) for name in SCORES},
 }  # fmt: skip
 GROUP = {"image": 100, "series": 1000, "row": 10_000}  # records a row group: what a viewer reads at once
-DATED = 10**17  # a time farther from 0 is ns since the epoch (1973 and later, 1966 and before), no step number
 
 
 @dataclass

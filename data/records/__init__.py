@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from data.errors import InputError, ResourceError
 
 MODALITIES = ("image", "series", "row")
+DATED = 10**17  # a time farther from 0 is ns since the epoch (1973 and later, 1966 and before), no step number
 SPLITS = ("fit", "support", "calib", "test", "generated")
 # column: (pandas dtype, arrow type, default); None: derived in `make_meta`
 META = {
@@ -59,7 +60,7 @@ class Records:
     x: image list of (H, W[, 3]) uint8/uint16; series list of (T, C) float64; row frame of typed columns.
     mask: True = anomalous; image (H, W), series (T, C), row (N, D). control: like x, or None.
     schema: image {}; series {"channels": [...]}; row {"columns": [{"name", "type", "nullable", ...}]}.
-    time: series only, list of (T,) int64, ns since the epoch or plain step numbers.
+    time: series only, list of (T,) int64, ns since the epoch or, below DATED, plain step numbers.
     """
 
     modality: str

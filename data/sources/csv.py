@@ -11,7 +11,7 @@ import pandas as pd
 from data.errors import InputError, closest
 from data.records import Records, check_names, make_meta
 from data.sources.choose import agreeing, canonical, check_options, contents, limited, of_values, plain
-from data.sources.common import Quarantine, call, content_groups, entries, inside, refuse_pickles, show
+from data.sources.common import Quarantine, call, content_groups, entries, inside, refuse_pickles, show, watched
 from data.sources.recording import read_series
 from data.sources.text import read_text
 from data.sources.types import typed
@@ -110,13 +110,8 @@ def first_file(path: Path, name: str | None) -> Path:
 
 
 def second_file(folder: Path, first: Path, name: str) -> Path:
-    """The file of test_path in `folder`, which is what DVC watches; InputError where it is none or the first."""
-    if not folder.is_dir():
-        rule = "path must be a folder that holds test_path too, or a change of it would go unseen, got a file"
-        raise InputError(f"{show(folder)}: {rule}; put both in a folder of their own and name the first with file")
-    file = folder / name
-    if not file.is_file() or not inside(folder, file):
-        raise InputError(f"{show(name)}: test_path must name a file in {show(folder)}, found none; put it there")
+    """The file of test_path in `folder`; InputError where it is none or the first."""
+    file = watched(folder, name, "test_path", "name the first with file")
     if file.samefile(first):
         raise InputError(
             f"{show(name)}: test_path must be another file than {show(first)}; leave it out to draw a test"

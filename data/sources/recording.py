@@ -13,7 +13,7 @@ import pandas as pd
 
 from data.errors import InputError, SettingsError, closest
 from data.records import Records, make_meta
-from data.sources.common import Quarantine, entries, inside, show
+from data.sources.common import Quarantine, entries, inside, show, watched
 from data.sources.text import read_text
 from data.sources.types import INTEGER, compact, dates, has_zone
 
@@ -67,7 +67,7 @@ def read_series(
                 f"names, got '{show(name)}'; take it out"
             )
     quarantine = Quarantine(strict)
-    spans_file = None if labels is None else beside(path, labels)
+    spans_file = None if labels is None else watched(path, labels, "labels", "set path to it")
     files = csv_files(path, spans_file, quarantine) if path.is_dir() else [(path, "")]
     if not files:
         raise InputError(f"{show(path)}: the folder must hold .csv files, found none; rename them or mend source.path")
@@ -104,17 +104,6 @@ def read_series(
     if spans_file is not None:
         mark(recordings, spans_file, zoned, quarantine)
     return assemble(recordings, channels, path.name), quarantine.rows
-
-
-def beside(path: Path, name: str) -> Path:
-    """The labels file in the folder `path`, which is what DVC watches; InputError where it is not there."""
-    if not path.is_dir():
-        rule = "path must be a folder that holds the labels too, or a change of them would go unseen, got a file"
-        raise InputError(f"{show(path)}: {rule}; put both in a folder of their own and set path to it")
-    file = path / name
-    if not file.is_file() or not inside(path, file):
-        raise InputError(f"{show(name)}: labels must name a file in {show(path)}, found none; put it there")
-    return file
 
 
 def csv_files(folder: Path, labels: Path | None, quarantine: Quarantine) -> list[tuple[Path, str]]:

@@ -135,14 +135,12 @@ def check_categories(
                 f"{at}, {rows[row]}: the cell must be {rule} as the others are, got "
                 f"'{show(cells[row])}'; mend it or blank it"
             )
-    for form, fits, rule in (
-        (MARKED, is_number, "numbers must be digits and at most a decimal point"),
-        (LOCAL, DATE.fullmatch, "dates must be ISO, as 2024-03-01"),
+    for form, sure, fits, rule in (  # sure: what at least one value shows, since codes may have the form too
+        (MARKED, MARKED, is_number, "numbers must be digits and at most a decimal point"),
+        (LOCAL, PLAINLY, DATE.fullmatch, "dates must be ISO, as 2024-03-01"),
     ):
         local = [v for v in values if form.fullmatch(v) and not fits(v) and not GROUPS.fullmatch(v)]
-        if form is LOCAL and not any(map(PLAINLY.search, local)):
-            continue
-        if local and all(form.fullmatch(value) or fits(value) for value in values):
+        if any(map(sure.search, local)) and all(form.fullmatch(value) or fits(value) for value in values):
             raise InputError(f"{at}: {rule}, got '{show(local[0])}'; write them so")
     if len(values) > MOST_CATEGORIES or (len(values) > SOME and len(values) > UNIQUE * filled.sum()):
         raise InputError(
