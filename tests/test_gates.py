@@ -162,6 +162,9 @@ def test_the_pixels_of_an_anomaly_are_found_wherever_they_were_put(turn):
     np.testing.assert_allclose(distance, 0, atol=1e-6)
     assert list(which) == list(range(6))
     assert copy_distance(edit_vectors(pasted, None), copies.vectors).min() > 0.1, "by the looks of the box they are new"
+    measured = Gates(support, support, CODECS["image"].fit(support)).measure(as_made(pasted, list(pasted.meta["id"])))
+    np.testing.assert_allclose(measured["copy_distance"], 0, atol=1e-6)
+    assert measured["edit_distance"].min() > 0.1
     far = copies.nearest(others, edit_vectors(others, None))[0]
     assert far.min() > 0.5 and 0.8 < np.median(far) < 1.2
 
@@ -187,6 +190,7 @@ def test_an_anomaly_of_a_single_value_or_far_larger_is_compared_by_its_box_alone
     for hole in small:
         hole[2:4, 2:4] = True
     tiny_ones = Records("image", support.meta, support.x, small, {})
+    assert np.isinf(Copies(support, None).apart(support.x[0], small[0], 3)).all()
     found = Copies(support, None).nearest(tiny_ones, edit_vectors(tiny_ones, None))[0]
     np.testing.assert_array_equal(found, copy_distance(edit_vectors(tiny_ones, None), edit_vectors(support, None)))
 
