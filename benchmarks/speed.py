@@ -51,9 +51,9 @@ def measure(modality: str) -> dict:
     from generation.plan import plan
     from generation.training import fit_adapter, fit_base
     from pipelines.adapt import sampling_of
-    from pipelines.config import load_settings
     from pipelines.filter import STEERING
     from pipelines.pool import each
+    from pipelines.settings import load_settings
     from pipelines.stage import cores
 
     params = load_settings()

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import InputError, OddsmithError
-from pipelines.config import Dataset, Settings, check_licence, load_settings
+from pipelines.config import Dataset, Settings
+from pipelines.settings import check_licence, load_settings
 from pipelines.stage import Paths, diagnose, one_line, tell
 from pipelines.work import human
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import SettingsError, closest
-from pipelines.config import MODALITIES, load_settings
+from pipelines.config import MODALITIES
 from pipelines.explain import read_yaml, show
+from pipelines.settings import load_settings
 
 
 def settings_for(params: Path, dataset: str, changes: dict[str, Any], *, where: str = "") -> dict:

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError, OddsmithError, ResourceError, SettingsError, closest
-from pipelines.config import ROUNDS, Model, Settings, load_settings
+from pipelines.config import ROUNDS, Settings
+from pipelines.explain import Model
+from pipelines.settings import load_settings
 from pipelines.work import FULL, ROOT, Work, fingerprint, human
 
 WITH_ROUND = ("tune", "generate", "judge", "filter")

@@ -25,8 +25,9 @@ from detection import audit as checks
 from detection import shortcut
 from detection.arms import ARMS
 from pipelines import audit as stage
-from pipelines.config import ROUNDS, load_settings
+from pipelines.config import ROUNDS
 from pipelines.prepare import divide
+from pipelines.settings import load_settings
 from pipelines.stage import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from data.errors import InputError, SettingsError
 from data.records import Records, make_meta
 from pipelines import cli, prepare
-from pipelines.config import load_settings
+from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 

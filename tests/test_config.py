@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from data.errors import SettingsError
-from pipelines.config import BY_MODALITY, load_settings
+from pipelines.config import BY_MODALITY
 from pipelines.explain import Loader
+from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
@@ -228,7 +229,7 @@ def test_yaml_is_read_as_dvc_reads_it():
 
 
 def test_importing_the_settings_is_quick_and_needs_pydantic_and_yaml_alone():
-    code = "import sys; import pipelines.config; print(' '.join(sys.modules))"
+    code = "import sys; import pipelines.settings; print(' '.join(sys.modules))"
     loaded = set(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split())
     assert "pydantic" in loaded and not loaded & {"numpy", "pandas", "torch", "pyarrow", "rich", "typer", "jinja2"}
 

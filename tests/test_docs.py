@@ -22,8 +22,9 @@ import yaml
 from data import errors
 from data.sources import SOURCES, csv, deeppcb, folder, mvtec, npz, recording
 from pipelines import graph
-from pipelines.config import ROUNDS, Settings, Source, load_settings
+from pipelines.config import ROUNDS, Settings, Source
 from pipelines.explain import validate
+from pipelines.settings import load_settings
 from pipelines.settings_doc import settings
 
 ROOT = Path(__file__).resolve().parent.parent

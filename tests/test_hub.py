@@ -418,7 +418,7 @@ def test_what_cannot_be_published_stops_it_with_the_reason(stage, settings, erro
 
 def test_two_data_sets_do_not_go_to_one_repository(tmp_path, monkeypatch):
     from pipelines import publish as stage_publish
-    from pipelines.config import load_settings
+    from pipelines.settings import load_settings
 
     monkeypatch.chdir(published.place(tmp_path, "row", "series", repo="me/both"))
     with pytest.raises(SettingsError, match=r"must be one repository a data set, got 'me/both' for 2; put \{dataset\}"):
@@ -430,7 +430,7 @@ def test_a_base_model_needs_a_licence_of_its_own(tmp_path, monkeypatch):
 
     from data.hub import licences
     from pipelines import facts
-    from pipelines.config import load_settings
+    from pipelines.settings import load_settings
 
     root = published.place(tmp_path, "image")
     raw = yaml.safe_load((root / "params.yaml").read_text())

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import load_settings
 from pipelines.explain import Loader
 from pipelines.prepare import divide, load
+from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 PROOF = yaml.load((ROOT / "benchmarks/proof.yaml").read_text(), Loader)

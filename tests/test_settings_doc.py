@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from test_config import ROOT
 
 from data.errors import SettingsError
-from pipelines.config import load_settings
 from pipelines.explain import Model
+from pipelines.settings import load_settings
 from pipelines.settings_doc import COMMAND, PAGE, comments, headings, line, render, settings
 
 

@@ -420,14 +420,14 @@ def test_libraries_find_no_network_telemetry_or_foreign_cores(place, monkeypatch
     names = ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NO_ALBUMENTATIONS_UPDATE", "TOKENIZERS_PARALLELISM")
     for name in names:
         monkeypatch.delenv(name)
-    from pipelines.config import load_settings
+    from pipelines.settings import load_settings
 
     environment(load_settings(), "image")
     assert [os.environ[n] for n in names] == ["1", str(len(os.sched_getaffinity(0))), "1", "false"]
 
 
 def test_the_hub_is_asked_only_for_models_that_settings_name_by_id(place, monkeypatch):
-    from pipelines.config import load_settings
+    from pipelines.settings import load_settings
 
     fit = load_settings().fit.image
     assert hub_ids(fit) == [] and hub_ids(None) == []
