@@ -72,8 +72,8 @@ def fused(maps: list, references: list, modality: str):
 
 
 def curve(labels: np.ndarray, scores: np.ndarray, points: int = 101) -> list[tuple[float, float]]:
-    """(recall, precision) at `points` equally spaced recalls, the best precision at or beyond each."""
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    return [(r, float(precision[recall >= r].max())) for r in np.linspace(0, 1, points)]
+    """(recall, precision) at `points` equally spaced recalls, the best precision at or beyond each; 1 at recall 0."""
+    hits, precision = metrics.hits_precision(labels, scores)
+    recall, best = hits / hits[0], np.maximum.accumulate(precision)  # recall falls
+    levels = np.linspace(0, 1, points)
+    return [(r, float(best[np.searchsorted(-recall, -r, "right") - 1]) if r else 1.0) for r in levels]

@@ -9,9 +9,9 @@ def percentile(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The mid-rank percentile (N,) in (0, 1) of scores among a reference (M,); never decreases in the score.
 
     At a reference value it is (number below + half the ties) / M, between two of them linear. Beyond the ends
-    the remaining share closes in on 1 (or 0) as 1 / (1 + log(1 + z)), z the distance in standard deviations
-    of the reference, so that scores above every normal stay apart. Values of the reference alone decide: no
-    batch enters.
+    half a reference's share, 1 / 2M, closes in on 1 (or 0) as 1 / (1 + log(1 + z)), z the distance in standard
+    deviations of the reference, so that scores above every normal stay apart, and lie above all of them even where
+    those are equal. Values of the reference alone decide: no batch enters.
     """
     scores, reference = np.asarray(scores, np.float64), np.asarray(reference, np.float64)
     if not len(reference):
@@ -21,10 +21,12 @@ def percentile(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
             raise ValueError(f"{name} must not be NaN, got {int(np.isnan(values).sum())}")
     value, count = np.unique(reference, return_counts=True)
     middle = (np.cumsum(count) - count / 2) / len(reference)
-    scale = float(reference.std()) or max(1.0, abs(float(value[-1])))
+    size = max(1.0, abs(float(value[-1])))
+    scale = spread if (spread := float(reference.std())) > 1e-12 * size else size
+    beyond = 0.5 / len(reference)
     out = np.interp(scores, value, middle)
-    above = 1 - (1 - middle[-1]) / (1 + np.log1p(np.maximum(scores - value[-1], 0) / scale))
-    below = middle[0] / (1 + np.log1p(np.maximum(value[0] - scores, 0) / scale))
+    above = 1 - beyond / (1 + np.log1p(np.maximum(scores - value[-1], 0) / scale))
+    below = beyond / (1 + np.log1p(np.maximum(value[0] - scores, 0) / scale))
     return np.where(scores > value[-1], above, np.where(scores < value[0], below, out))
 
 

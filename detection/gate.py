@@ -91,11 +91,11 @@ def decide(
 
     table: (C, A) values; ids: (A,) the anomaly, or the group or incident that it is of; block: (A,) the fold (of a
     support) that it was held out with. What has one id counts once, with its mean gain. With fewer than two of them, or
-    without a candidate on each side, nothing is accepted.
+    without a candidate that uses generations, nothing is accepted; one that uses none there must be.
     """
     ids, block = np.asarray(ids), np.asarray(block)
     sides = {side: [i for i, c in enumerate(choices) if c.generated == side] for side in (False, True)}
-    usable = all(sides.values()) and len(set(ids)) > 1
+    usable = bool(sides[True]) and len(set(ids)) > 1
 
     def best(side: bool, seen: np.ndarray) -> int:
         return max(sides[side], key=lambda i: (table[i, seen].mean(), -i))

@@ -46,7 +46,7 @@ class Gates:
             "contrast_high": stands / np.maximum(high, 1e-9),
             "violations": violations(records, self.allowed),
             "posterior": posterior(vectors, kind, known, self.kinds),
-            "edit_distance": copy_distance(vectors, known),
+            "edit_distance": copy_distance(vectors, known, self.kinds),
             "copy_distance": self.copies.nearest(records, vectors)[0],
         })  # fmt: skip
 
@@ -56,7 +56,7 @@ class Gates:
         known = np.flatnonzero(out >= 0)
         at, out[known] = out[known], 0
         if records.modality == "row":
-            edit = records.meta["changed"] if "changed" in records.meta else pd.Series(records.mask)
+            edit = records.meta["changed"] if "changed" in records.meta else pd.Series(list(records.mask))
             kept = ~np.stack(edit.iloc[known].tolist()).astype(bool) if len(known) else np.zeros((0, 0), bool)
             for j in range(kept.shape[1]):
                 out[known] += kept[:, j] & differ(records.x.iloc[known, j], self.hosts.x.iloc[at, j])
@@ -131,7 +131,7 @@ def violations(records: Records, columns: dict[str, Allowed]) -> np.ndarray:
 def posterior(vectors: np.ndarray, kind: np.ndarray, real: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """(N,) chance of each record's own kind: Gaussian kernels on the real anomalies, each kind with the same prior.
 
-    The bandwidth is the median distance of a real one to its nearest; 1 where there is a single kind.
+    The bandwidth is the median distance of a real one to the nearest that differs; 1 where there is a single kind.
     """
     from scipy.spatial.distance import cdist
     from scipy.special import logsumexp
@@ -139,9 +139,10 @@ def posterior(vectors: np.ndarray, kind: np.ndarray, real: np.ndarray, kinds: np
     names = sorted(set(kinds))
     if len(names) < 2 or not len(vectors):
         return np.ones(len(vectors))
-    between = cdist(real, real)
+    different = np.unique(real, axis=0)
+    between = cdist(different, different)
     np.fill_diagonal(between, np.inf)
-    width = max(float(np.median(between.min(1))), 1e-9)
+    width = max(float(np.median(between.min(1))), 1e-9) if len(different) > 1 else 1e-9
     score = -0.5 * (cdist(vectors, real) / width) ** 2
     logs = np.stack([logsumexp(score[:, kinds == k], axis=1) - np.log((kinds == k).sum()) for k in names], axis=1)
     chance = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))

@@ -74,7 +74,7 @@ class Judge:
         return peaks(records, self.detectors[role].score_map(records), None)
 
     def percentiles(self, records: Records, *, inside: bool) -> dict[str, np.ndarray]:
-        """Per role the percentile (0..1, above 1 beyond the reference's largest) among calib normals.
+        """Per role the percentile (0..1) among calib normals.
 
         inside: look only where the record's mask is (does the anomaly show where the label says?).
         """

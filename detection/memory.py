@@ -184,14 +184,13 @@ def touched(mask: np.ndarray, size: tuple[int, int], margin: int) -> np.ndarray:
 
     if not mask.any():
         return np.ones(size, bool)
-    out = np.zeros(size, bool)
-    at = np.argwhere(mask)
-    for low in (-MARGIN, MARGIN + 1):
-        for left in (-MARGIN, MARGIN + 1):
-            corner = (at + np.array([low, left])) * size / mask.shape
-            corner = np.where((low > 0, left > 0), np.ceil(corner) - 1, np.floor(corner)).astype(int)
-            out[tuple(np.clip(corner, 0, np.array(size) - 1).T)] = True
-    return binary_dilation(out, np.ones((3, 3)), iterations=margin)
+    grown = binary_dilation(mask, np.ones((2 * MARGIN + 1,) * 2))
+    upto = np.pad(grown.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and left
+    cells = [np.arange(n) for n in size]
+    top, left = (at * side // len(at) for at, side in zip(cells, mask.shape))
+    bottom, right = (-(-(at + 1) * side // len(at)) for at, side in zip(cells, mask.shape))
+    held = upto[bottom][:, right] - upto[top][:, right] - upto[bottom][:, left] + upto[top][:, left]
+    return binary_dilation(held > 0, np.ones((3, 3)), iterations=margin)
 
 
 @torch.no_grad()

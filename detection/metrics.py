@@ -35,12 +35,18 @@ def auroc(labels, scores) -> float:
 
 
 def ap(labels, scores) -> float:
-    """Average precision: sum over thresholds of (R_n - R_(n-1)) P_n; recall moves at the anomalies' scores alone."""
+    """Average precision: sum over thresholds of (R_n - R_(n-1)) P_n."""
+    hits, precision = hits_precision(labels, scores)
+    return float((-np.diff(hits, append=0) * precision).sum() / hits[0])
+
+
+def hits_precision(labels, scores) -> tuple[np.ndarray, np.ndarray]:
+    """((T,) anomalies found, falling from all of them, (T,) precision) at the anomalies' scores, ascending: recall
+    moves at these alone."""
     positive, negative = _parts(labels, scores)
-    threshold, first, count = np.unique(positive, return_index=True, return_counts=True)
+    threshold, first = np.unique(positive, return_index=True)
     hits = len(positive) - first
-    alarms = hits + len(negative) - np.searchsorted(negative, threshold, "left")
-    return float((count * (hits / alarms)).sum() / len(positive))
+    return hits, hits / (hits + len(negative) - np.searchsorted(negative, threshold, "left"))
 
 
 def image_auroc(labels, scores) -> float:

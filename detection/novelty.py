@@ -11,6 +11,7 @@ from data.records import Records
 from data.records.series import shown
 
 SHIFT, POINTS = 2, 64  # pixels that a copy may be off its label's middle, and how many are compared
+LEAST = 8  # pixels that an anomaly must have to be known by them: two or three are alike everywhere
 SAME = 1e-3  # of standardised pixels: nearer is the same anomaly
 UNLIKE = 2**0.5  # distance of standardised pixels that have nothing in common
 SIDES = 2.0  # times as long or short as a training anomaly: nothing that its label holds can be a copy of that
@@ -67,24 +68,22 @@ class Copies:
     """The anomalies of a support, to tell what was copied from them, wherever it was put and whichever way up."""
 
     def __init__(self, support: Records, codec):
-        self.vectors, self.parts, self.usual = edit_vectors(support, codec), None, 1.0
+        self.vectors, self.kinds, self.parts = edit_vectors(support, codec), support.meta["kind"].to_numpy(str), None
         found = [(i, *part) for i in range(len(support)) for part in pixels(support, i)]
         if found and len(support) > 1:
             self.parts = [np.array(column) for column in zip(*found)]
             between = np.stack([self.apart(x, m, len(support)) for x, m in zip(support.x, support.mask)])
             between[np.eye(len(between), dtype=bool) | (between < SAME)] = np.inf  # what is there twice says nothing
-            nearest = between.min(1)[np.isfinite(between.min(1))]
-            self.usual = max(float(np.median(nearest)), 1e-9) if len(nearest) else UNLIKE
+            self.usual = spacing(between, self.kinds, UNLIKE)
 
     def nearest(self, records: Records, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """((N,) distance, (N,) which anomaly) as `copy_distance` of the records' edit vectors or, of images, by the
         pixels of an anomaly where that is less: those under its own mask, laid on the middle of the record's, by all
         turns and flips and some pixels off."""
-        from scipy.spatial.distance import cdist
-
         if not len(records):
             return np.zeros(0), np.zeros(0, int)
-        out, which = copy_distance(vectors, self.vectors), cdist(vectors, self.vectors).argmin(1)
+        apart = ratios(vectors, self.vectors, self.kinds)
+        out, which = apart.min(1), apart.argmin(1)
         if self.parts is not None:
             count = len(self.vectors)
             found = np.stack([self.apart(x, m, count) for x, m in zip(records.x, records.mask)]) / self.usual
@@ -118,8 +117,8 @@ class Copies:
 
 def pixels(support: Records, i: int) -> Iterator[tuple]:
     """(height, width, rows, columns, values about 0 of norm 1) of POINTS pixels under a record's mask, by all turns and
-    flips; none of what has a single value, and none but of images."""
-    if support.modality != "image" or not (mask := np.asarray(support.mask[i], bool)).any():
+    flips; none of what has a single value or fewer than LEAST pixels, and none but of images."""
+    if support.modality != "image" or (mask := np.asarray(support.mask[i], bool)).sum() < LEAST:
         return
     y, x, height, width = bounds(mask)
     value, under = (a[y : y + height, x : x + width] for a in (level(support.x[i]).astype(float), mask))
@@ -147,15 +146,43 @@ def level(image: np.ndarray) -> np.ndarray:
     return np.asarray(grey(value) if value.ndim == 3 else value, np.float32)
 
 
-def copy_distance(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """(N,) distance to the nearest support vector over the median distance of different ones to their nearest (1 = as
-    far apart as real anomalies are; 0 = a copy); inf where the support has a single record."""
+def copy_distance(vectors: np.ndarray, support: np.ndarray, kinds: np.ndarray | None = None) -> np.ndarray:
+    """(N,) distance to the nearest support vector over the median distance of different ones of its kind to their
+    nearest (1 = as far apart as real anomalies are; 0 = a copy); inf where the support has a single record.
+
+    kinds: (S,) of the support; none, all are of one.
+    """
+    kinds = np.zeros(len(support)) if kinds is None else kinds
+    return ratios(vectors, support, kinds).min(1) if len(vectors) else np.zeros(0)
+
+
+def ratios(vectors: np.ndarray, support: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """(N, S) of `copy_distance`, to every support vector."""
     from scipy.spatial.distance import cdist
 
-    if len(support) < 2 or not len(vectors):
-        return np.full(len(vectors), np.inf)
-    support = np.unique(support, axis=0)
+    if len(support) < 2:
+        return np.full((len(vectors), len(support)), np.inf)
     between = cdist(support, support)
-    np.fill_diagonal(between, np.inf)
-    typical = max(float(np.median(between.min(1))), 1e-9) if len(support) > 1 else 1e-9
-    return cdist(vectors, support).min(1) / typical
+    same = between == 0
+    between[same] = np.inf
+    once = ~np.tril(same & (kinds[:, None] == kinds), -1).any(1)
+    return cdist(vectors, support) / spacing(between, kinds, 1e-9, once)
+
+
+def spacing(between: np.ndarray, kinds: np.ndarray, alone: float, once: np.ndarray | None = None) -> np.ndarray:
+    """(S,) how far apart anomalies of each one's kind usually are: the median distance to the nearest; that of all
+    where a kind has one alone. A tight kind must not be held against how far a wide one spreads.
+
+    between: (S, S) distances, inf to itself and to what is the same. alone: where nothing differs. once: (S,) bool,
+    which of them count; all, where not given.
+    """
+    counted = np.ones(len(kinds), bool) if once is None else once
+
+    def usual(own: np.ndarray) -> float | None:
+        nearest = between[own & counted][:, own].min(1, initial=np.inf)
+        nearest = nearest[np.isfinite(nearest)]
+        return max(float(np.median(nearest)), 1e-9) if len(nearest) else None
+
+    overall = usual(np.ones(len(kinds), bool)) or alone
+    scale = {kind: usual(kinds == kind) or overall for kind in np.unique(kinds)}
+    return np.array([scale[kind] for kind in kinds])

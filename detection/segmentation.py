@@ -76,7 +76,7 @@ class Head(nn.Module):
 
 def draw(meta, weight: np.ndarray, *, steps: int, batch: int, real_share: float, rng) -> np.ndarray:
     """Records of every step (steps, batch): half normal, half anomalous, each half at least `real_share` real where
-    both origins are there; within an origin by weight. Kinds count alike whatever their numbers."""
+    both origins are there; within an origin by weight."""
     label, made = meta["label"].to_numpy() > 0, meta["synthetic"].to_numpy(bool)
     out = np.empty((steps, batch), np.int64)
     halves = {False: batch - batch // 2, True: batch // 2}

@@ -137,7 +137,7 @@ def cap_trivial(reason: np.ndarray, band: np.ndarray, kind: np.ndarray, seed: np
         trivial = np.flatnonzero(alive & (band == "trivial"))
         informative = int(alive.sum()) - len(trivial)
         # share s of those: t / (t + informative) <= s; with nothing informative the quota is of the trivial alone
-        room = int(share * informative / (1 - share)) if informative else int(np.ceil(share * len(trivial)))
+        room = int(share * informative / (1 - share) + 1e-9) if informative else int(np.ceil(share * len(trivial)))
         order = trivial[np.argsort(seed[trivial], kind="stable")]
         reason[order[room:]] = "trivial"
     return reason
@@ -155,19 +155,22 @@ def best_of(reason: np.ndarray, kind: np.ndarray, rank: np.ndarray, share: float
 
 def quotas(reason: np.ndarray, kind: np.ndarray, rank: np.ndarray, *, most: float, least: int) -> np.ndarray:
     """`reason` with no kind above the share `most` of the kept and, as far as records passed the hard gates, none below
-    `least` records: the best-ranked of those refused for a soft reason come back. One kind alone has no quota."""
-    reason, names = reason.copy(), np.unique(kind)
-    for name in names:
+    `least` records: the best-ranked of those refused for a soft reason come back. A kind that alone is left has no
+    quota, and none takes more than half of a kind: where little of the others is good, what is good of this one stays.
+    """
+    reason = reason.copy()
+    for name in np.unique(kind):
         own = kind == name
         soft = np.flatnonzero(own & np.isin(reason, SOFT))
         lack = least - int((own & (reason == KEPT)).sum())
         if lack > 0:
             reason[soft[np.argsort(-rank[soft], kind="stable")][:lack]] = KEPT
+    names, count = np.unique(kind[reason == KEPT], return_counts=True)
     kept, most = -1, max(most, 1 / max(1, len(names)))  # equal shares at least
     while most < 1 and kept != (kept := int((reason == KEPT).sum())):  # fewer of one kind leave less room for another
-        for name in names:
+        for name, half in zip(names, (count + 1) // 2):
             alive = np.flatnonzero((kind == name) & (reason == KEPT))
             others = int((reason == KEPT).sum()) - len(alive)
-            room = max(least, int(most * others / (1 - most) + 1e-9))
+            room = max(least, half, int(most * others / (1 - most) + 1e-9))
             reason[alive[np.argsort(-rank[alive], kind="stable")][room:]] = "quota"
     return reason

@@ -168,12 +168,11 @@ class Nearest:
         ids = [i for i in (self.plans[k] if self.known and k < len(self.plans) else []) if i in self.place]
         if not ids or records.schema != self.pool.schema:
             return [None] * len(records)
-        from scipy.spatial.distance import cdist
-
-        from detection.novelty import edit_vectors
+        from detection.novelty import edit_vectors, ratios
 
         support = self.pool.take([self.place[i] for i in ids])
-        apart = cdist(edit_vectors(records, self.codec), edit_vectors(support, self.codec))
+        kinds = support.meta["kind"].to_numpy(str)
+        apart = ratios(edit_vectors(records, self.codec), edit_vectors(support, self.codec), kinds)
         return [ids[j] for j in apart.argmin(1)]
 
 

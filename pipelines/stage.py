@@ -296,7 +296,8 @@ def cores() -> int:
 
 
 def environment(params: Settings, modality: str | None) -> None:
-    """Set what libraries read on import: no telemetry, no network unless the settings name a hub id, our CPU cores."""
+    """Set what libraries read on import: no telemetry, no network unless the settings name a hub id, our CPU cores,
+    no GPU that the settings do not want."""
     values = {"NO_ALBUMENTATIONS_UPDATE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
     values |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(cores()))
     if modality == "image":
@@ -305,6 +306,8 @@ def environment(params: Settings, modality: str | None) -> None:
         values["HF_HUB_OFFLINE"] = "1"
     for name, value in values.items():
         os.environ.setdefault(name, value)
+    if params.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or detectors, which take what is there, would run on a GPU
 
 
 def hub_ids(settings: Model | None) -> list[str]:

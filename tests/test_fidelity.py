@@ -117,6 +117,24 @@ def test_support_measures_are_one_for_the_same_distribution_and_zero_for_two_way
     assert twosample.alpha_precision(real, middle) == pytest.approx(1 / twosample.LEVELS, abs=1e-9)
 
 
+def test_a_set_recalls_itself_and_many_generated_recall_few_real_ones():
+    """Were the nearest of a growing support asked for, 200 would be there too soon, and wider ones do better."""
+    same = gauss(100, 4)
+    assert twosample.beta_recall(same, same) > 0.98
+
+    def usual(shift: float = 0.0, spread: float = 1.0) -> float:
+        sets = [(gauss(30, 10, seed=s), gauss(200, 10, s + 50, shift, spread)) for s in range(8)]
+        return float(np.mean([twosample.beta_recall(*pair) for pair in sets]))
+
+    assert usual() > 0.93 and max(usual(spread=2), usual(shift=1.5)) < 0.75
+
+
+def test_a_real_point_is_as_far_off_as_it_lies_from_the_others():
+    """Two at -1 and 1 are 2 from each other: all supports reach to 2, and half of these points lie in them."""
+    real, made = np.array([[-1.0], [1.0]]), np.array([[1.5], [9.0]])
+    assert twosample.alpha_precision(real, made) == pytest.approx(0.5, abs=0.02)
+
+
 def test_alpha_precision_of_a_fixed_share_outside_is_its_integral():
     """Half of the generated at the centre, half far away: the share is 1/2 at every level above 0."""
     real = gauss(200, 2)

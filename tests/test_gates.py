@@ -48,6 +48,13 @@ def test_a_round_that_was_stopped_has_nothing_to_measure(modality):
     assert len(gates.measure(made.take([]))) == 0 and set(gates.measure(made.take([]))) == set(gates.measure(made))
 
 
+def test_rows_that_do_not_say_what_was_edited_may_differ_where_their_mask_is():
+    _, support, gates = world("row")
+    own = support.meta.assign(host=list(support.meta["id"]), synthetic=True)
+    made = Records("row", own, support.x, support.mask, support.schema, support.time)
+    assert "changed" not in made.meta and (gates.measure(made)["outside"] == 0).all()
+
+
 @pytest.mark.parametrize("modality", ["image", "series"])
 def test_a_change_outside_the_mask_is_counted(modality):
     _, support, gates = world(modality)
@@ -174,10 +181,42 @@ def test_anomalies_that_are_there_twice_are_no_measure_of_how_far_real_ones_are_
     mirrored = [[np.ascontiguousarray(a[:, ::-1]) for a in part] for part in (support.x, support.mask)]
     twins = Records("image", support.meta.assign(id=["t0", "t1", "t2"]), *mirrored, {})
     alone, twice = Copies(support, None), Copies(concat([support, twins]), None)
-    assert twice.usual == pytest.approx(alone.usual, rel=0.1)  # other pixels of a mirrored one are compared
+    assert twice.usual[0] == pytest.approx(alone.usual[0], rel=0.1)  # other pixels of a mirrored one are compared
     found = twice.nearest(twins, edit_vectors(twins, None))[0]
     np.testing.assert_allclose(found, 0, atol=1e-6)
-    assert Copies(concat([support.take([0]), twins.take([0])]), None).usual == pytest.approx(2**0.5)
+    assert Copies(concat([support.take([0]), twins.take([0])]), None).usual[0] == pytest.approx(2**0.5)
+
+
+def test_a_tight_kind_is_not_held_against_how_far_a_wide_one_spreads():
+    """Each is measured by its own kind; one alone in its kind by all."""
+    rng = np.random.default_rng(0)
+    tight, wide, fresh = rng.normal(0, 0.01, (5, 4)), rng.normal(9, 2, (5, 4)), rng.normal(0, 0.01, (200, 4))
+    both, kinds = np.concatenate([tight, wide]), np.array(["flood"] * 5 + ["theft"] * 5)
+    apart = copy_distance(fresh, both, kinds)
+    np.testing.assert_array_equal(apart, copy_distance(fresh, tight))
+    assert np.median(apart) > 0.5 and np.median(copy_distance(fresh, both)) < 0.05
+    assert copy_distance(both, both, kinds).max() == 0
+    lone = np.array([[0.0], [1.0], [5.0]])
+    np.testing.assert_allclose(copy_distance(np.array([[7.0]]), lone, np.array(["a", "a", "b"])), 2.0)  # of 1, 1 and 4
+
+
+def test_images_are_measured_by_their_own_kind_too():
+    support = blots(6)
+    support.meta["kind"] = ["a"] * 4 + ["b"] * 2
+    parts = [Copies(support.take(range(4)), None).usual[0], Copies(support.take([4, 5]), None).usual[0]]
+    np.testing.assert_allclose(Copies(support, None).usual, np.repeat(parts, [4, 2]))
+
+
+def test_two_or_three_pixels_are_no_copy_of_all_that_has_as_many():
+    rng, names = np.random.default_rng(0), [f"p{i}" for i in range(60)]
+    meta = make_meta(60, id=names, label=[1] * 60, kind=["k"] * 60)
+    mask = np.zeros((20, 20), bool)
+    mask[9, 9:11] = True
+    x = [rng.integers(0, 255, (20, 20)).astype(np.uint8) for _ in range(60)]
+    points = Records("image", meta, x, [mask] * 60, {})
+    support, others = points.take(range(8)), points.take(range(8, 60))
+    found = Copies(support, None).nearest(others, edit_vectors(others, None))[0]
+    np.testing.assert_array_equal(found, copy_distance(edit_vectors(others, None), edit_vectors(support, None)))
 
 
 def test_an_anomaly_of_a_single_value_or_far_larger_is_compared_by_its_box_alone():
@@ -203,6 +242,8 @@ def test_the_posterior_is_bayes_with_gaussian_kernels():
     expected = [weight(x, "a") / (weight(x, "a") + weight(x, "b")) for x in at[:, 0]]
     np.testing.assert_allclose(found, expected)
     assert found[1] == pytest.approx(0.5)
+    twice = posterior(at, np.array(["a", "a", "a"]), np.repeat(real, 2, axis=0), np.repeat(kinds, 2))
+    np.testing.assert_allclose(twice, expected)  # an anomaly that is there twice tells nothing of how wide kinds are
     assert list(posterior(at, np.array(["a"] * 3), real[:2], kinds[:2])) == [1, 1, 1]
 
 

@@ -345,6 +345,23 @@ def test_what_is_near_a_mask_is_scored_as_in_the_whole_image_and_less_is_compute
     assert seen[3] == 256 and max(seen[:3] + seen[4:]) < 150
 
 
+@pytest.mark.parametrize("side", [9, 16, 23, 40, 150])
+def test_a_mask_touches_every_patch_that_its_pixels_and_those_beside_them_lie_in(side):
+    rng = np.random.default_rng(side)
+    for _ in range(20):
+        mask, (high, wide) = np.zeros((side, side + 3), bool), rng.integers(8, 17, 2)
+        mask[tuple(rng.integers(0, side, 2))] = True
+        y, x = np.argwhere(mask)[0]
+        near = np.zeros((high, wide), bool)
+        for row in range(high):
+            for column in range(wide):
+                down = row * side / high < y + 4 and (row + 1) * side / high > y - 3
+                across = column * (side + 3) / wide < x + 4 and (column + 1) * (side + 3) / wide > x - 3
+                near[row, column] = down and across
+        around = ndimage.binary_dilation(near, np.ones((3, 3)))
+        np.testing.assert_array_equal(memory.touched(mask, (high, wide), 1), around)
+
+
 @pytest.mark.parametrize("steps", [1, 9, 10, 11])
 def test_a_few_steps_are_enough_to_fit(steps):
     judge = Segmentation(size=32, steps=steps).fit(concat([dark(6, 1), squares(4, 2)]), seed=0)

@@ -33,6 +33,19 @@ def test_areas_equal_sklearn_and_scipy_ties_included(labels, scores):
     assert metrics.auroc(labels, scores) == pytest.approx(u / labels.sum() / (~labels).sum(), abs=1e-12)
 
 
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=30))
+def test_the_curve_is_sklearns_best_precision_at_or_beyond_each_recall(points):
+    from sklearn.metrics import precision_recall_curve
+
+    from detection.evaluation import curve
+
+    labels = np.array([True, False, *(label for label, _ in points)])
+    scores = np.array([3.0, 3.0, *(score for _, score in points)], float)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    expected = [(r, precision[recall >= r].max()) for r in np.linspace(0, 1, 21)]
+    np.testing.assert_allclose(curve(labels, scores, 21), expected)
+
+
 def test_areas_by_hand():
     """Ranks: anomaly, normal, anomaly and normal tied. AP = 1/2 * 1 + 1/2 * 2/4; AUROC = (1 + 1 + 0 + 1/2) / 4."""
     labels, scores = [1, 0, 1, 0], [4.0, 3.0, 2.0, 2.0]

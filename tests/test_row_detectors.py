@@ -256,6 +256,9 @@ def test_scores_above_every_normal_stay_apart():
     out = fuse.percentile(reference.max() + np.array([0, 1e-6, 1, 10, 1e3, 1e6, 1e9]), reference)
     assert (np.diff(out) > 0).all()
     assert (np.diff(fuse.percentile(np.array([1.0, 2, 3]), np.ones(5))) > 0).all()  # a constant reference
+    for alike in (np.zeros(50), np.full(50, 0.1), np.r_[0.1, np.full(49, 0.3)]):  # the std of 0.1 rounds to 1e-17
+        most = fuse.percentile(np.array([alike[-1] + 1, alike[-1] + 1e-9]), alike)
+        assert (most > 1 - 0.5 / 50).all() and 0.99 < most[0] < 0.999, "beyond all normals, though they are equal"
 
 
 def test_fusing_is_the_mean_surprise_and_ignores_the_batch():

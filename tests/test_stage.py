@@ -426,6 +426,15 @@ def test_libraries_find_no_network_telemetry_or_foreign_cores(place, monkeypatch
     assert [os.environ[n] for n in names] == ["1", str(len(os.sched_getaffinity(0))), "1", "false"]
 
 
+@pytest.mark.parametrize("device, seen", [("cpu", ""), ("auto", "0"), ("cuda", "0")])
+def test_what_takes_any_device_finds_no_gpu_where_the_settings_want_none(place, monkeypatch, device, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    from pipelines.settings import load_settings
+
+    environment(load_settings().model_copy(update={"device": device}), "image")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
 def test_the_hub_is_asked_only_for_models_that_settings_name_by_id(place, monkeypatch):
     from pipelines.settings import load_settings
 

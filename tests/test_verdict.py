@@ -153,13 +153,30 @@ def test_no_kind_takes_more_than_its_share_and_none_dies_of_soft_reasons():
 
 @pytest.mark.parametrize(
     ("counts", "most", "left"),
-    [((10, 3), 0.7, [7, 3]), ((10, 10, 1), 0.4, [2, 2, 1]), ((9, 9, 9), 0.2, [9, 9, 9]), ((9, 5, 5), 0.4, [6, 5, 5])],
+    [((10, 3), 0.7, [7, 3]), ((10, 10, 1), 0.4, [5, 5, 1]), ((9, 9, 9), 0.2, [9, 9, 9]), ((9, 5, 5), 0.4, [6, 5, 5])],
 )
 def test_no_kind_is_above_its_share_whatever_the_share(counts, most, left):
-    """Seven of ten are not above 0.7; where fewer of one make another's share too large, that one has fewer too."""
+    """Seven of ten are not above 0.7; where fewer of one make another's share too large, that one has fewer too, but
+    never less than half of what there is."""
     kind = np.repeat([f"k{i}" for i in range(len(counts))], counts)
     out = quotas(np.full(len(kind), KEPT), kind, np.arange(float(len(kind))), most=most, least=1)
     assert [int(((kind == name) & (out == KEPT)).sum()) for name in np.unique(kind)] == left
+
+
+@pytest.mark.parametrize("least", [0, 4])
+def test_where_nothing_of_another_kind_is_good_all_that_is_good_stays(least):
+    kind, reason = np.array(["a"] * 300 + ["b"] * 20), np.array([KEPT] * 300 + ["unchanged"] * 20, object)
+    assert (quotas(reason, kind, np.arange(320.0), most=0.7, least=least) == reason).all()
+    reason[-2:] = KEPT
+    out = quotas(reason, kind, np.arange(320.0), most=0.7, least=least)
+    assert (out == KEPT)[:300].sum() == 150 and (out == KEPT)[300:].sum() == 2 and (out[:150] == "quota").all()
+
+
+def test_a_share_of_trivial_ones_is_not_lost_to_rounding():
+    """Three of five are 0.6, though 0.6 * 2 / (1 - 0.6) is 2.9999999999999996."""
+    reason, band = np.full(9, KEPT, object), np.array(["informative"] * 2 + ["trivial"] * 7)
+    out = cap_trivial(reason, band, np.array(["a"] * 9), np.arange(9), 0.6)
+    assert (out == KEPT).sum() == 5
 
 
 @given(st.lists(st.sampled_from([*HARD, *SOFT, KEPT]), min_size=1, max_size=30), st.integers(0, 5), st.data())
