@@ -30,14 +30,15 @@ def strangers(meta: pd.DataFrame, hosts: set[str], parents: set[str], outside: s
     """(record, id) of every host that is not of `hosts`, parent not of `parents`, mask of another, and any mention of
     ids `outside`.
 
-    meta: of generated records. A mask's source may name a record after a colon; `bank:<id>` is of `parents`.
+    meta: of generated records. A mask's source may name a record after a colon; `bank:<id>` and
+    `label:<id>` are of `parents`.
     """
     for name, host, above, source in zip(meta["id"], meta["host"], meta["parents"], meta["mask_source"].astype(str)):
         if host not in hosts:
             yield name, host
         yield from ((name, parent) for parent in above if parent not in parents)
         where, _, lender = source.partition(":")
-        if where == "bank" and lender not in parents | outside:
+        if where in ("bank", "label") and lender not in parents | outside:
             yield name, lender
         yield from ((name, other) for other in {lender, name} if other in outside)
 

@@ -3,18 +3,13 @@ the real anomalies, obeys the table, is of its kind, and is no copy. Nothing her
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from data.records import Records
-from data.records.table import nanoseconds
 from detection.novelty import Copies, copy_distance, edit_vectors
 from generation.contrast import contrast
-
-MARGIN = 0.1  # of a column's range that a generated number or date may leave it by
-AMOUNTS = ("numeric", "integer", "date")
+from generation.limits import AMOUNTS, Allowed, allowed, amounts
 
 
 class Gates:
@@ -75,42 +70,6 @@ def differ(one: pd.Series, other: pd.Series) -> np.ndarray:
     out, both = here != there, here & there
     out[both] = one.to_numpy(object)[both] != other.to_numpy(object)[both]
     return out
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """What the cells of a column may be. low, high: of numbers, and of dates in ns; nan of others. names: categories
-    and truth values. gaps: whether any may be missing."""
-
-    low: float
-    high: float
-    names: frozenset[str]
-    gaps: bool
-
-
-def amounts(cells: pd.Series, kind: str) -> np.ndarray:
-    """(N,) float64 of a column of numbers or dates (ns), NaN where missing."""
-    if kind == "date":
-        return np.where(cells.isna(), np.nan, nanoseconds(cells))
-    return cells.to_numpy(float, na_value=np.nan)
-
-
-def allowed(real: Records) -> dict[str, Allowed]:
-    """{column: what the real rows hold}: the range of numbers and dates with MARGIN of it to spare, but never below 0
-    where none is; categories and truth values that were met; gaps only where there are some."""
-    found = {}
-    for column in real.schema["columns"]:
-        cells, low, high, names = real.x[column["name"]], np.nan, np.nan, frozenset()
-        there = cells.dropna()
-        if column["type"] in AMOUNTS and len(there):
-            value = amounts(there, column["type"])
-            spare = MARGIN * (value.max() - value.min())
-            low, high = value.min() - spare, value.max() + spare
-            low = max(low, 0.0) if value.min() >= 0 else low
-        elif column["type"] not in AMOUNTS:
-            names = frozenset(there.astype(str))
-        found[column["name"]] = Allowed(low, high, names, bool(cells.isna().any()))
-    return found
 
 
 def violations(records: Records, columns: dict[str, Allowed]) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.records import Records, bare, concat
 from generation.classical.provenance import check_sets, provenance
+from generation.limits import within
 
 JITTER = 0.05  # std of the noise on series, in the channel's robust units, and on rows, in standard normal units
 SCALING = (0.9, 1.1)  # swings of a series about its median
@@ -74,11 +75,17 @@ def series_one(x: np.ndarray, mask: np.ndarray, rng: np.random.Generator, units:
 
 
 def series(records: Records, chosen: Records, seeds: list[int], normals: Records) -> tuple[list, list]:
+    """Windows in values that their channels can take: a flag stays one, a count whole and not below 0."""
+    from data.records.series import SeriesCodec
+    from generation.classical.series import Channels
+
     whole = np.concatenate(records.x)
     units = 1.4826 * np.median(np.abs(whole - np.median(whole, axis=0)), axis=0)
     rngs = [np.random.default_rng([int(s), 1]) for s in seeds]
     pairs = [series_one(x, np.asarray(m, bool), r, units) for x, m, r in zip(chosen.x, chosen.mask, rngs)]
-    return [x for x, _ in pairs], [m for _, m in pairs]
+    seen = Channels.of(normals, records, SeriesCodec.fit(normals))
+    made = [seen.tidied(new, old) for (new, _), old in zip(pairs, chosen.x)]
+    return made, [m for _, m in pairs]
 
 
 def rows(records: Records, chosen: Records, seeds: list[int], normals: Records):
@@ -87,7 +94,8 @@ def rows(records: Records, chosen: Records, seeds: list[int], normals: Records):
 
     if not len(chosen):
         return chosen.x, chosen.mask
-    codec = CODECS["row"].fit(concat([bare(normals), bare(records)]))
+    real = concat([bare(normals), bare(records)])
+    codec = CODECS["row"].fit(real)
     x = codec.encode(chosen)[0]
     column = np.asarray(codec.feature_column)
     numeric = np.array(["quantile" in spec for spec in codec.columns])
@@ -95,7 +103,7 @@ def rows(records: Records, chosen: Records, seeds: list[int], normals: Records):
     value = np.r_[True, column[1:] != column[:-1]]
     noise = [np.random.default_rng([int(s), 1]).standard_normal(len(column)) for s in seeds]
     x = x + JITTER * np.array(noise).reshape(x.shape) * (cells[:, column] & value)
-    return codec.decode(x, chosen, cells), np.asarray(chosen.mask, bool).copy()
+    return within(codec.decode(x, chosen, cells), real), np.asarray(chosen.mask, bool).copy()
 
 
 AUGMENT = {"image": images, "series": series, "row": rows}

@@ -160,7 +160,7 @@ def adapter_batches(
     (prior preservation, arXiv:2208.12242).
     """
     kind = kind_numbers(support, kinds)
-    normal = round(batch * prior)
+    normal = min(round(batch * prior), batch - 1)  # an anomaly at least
     odd = batch - normal
     if normal:
         normals = base_batches(base, fit, batch=normal, seed=seed + 1, pool=pool)

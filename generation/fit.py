@@ -83,7 +83,10 @@ class Trainer:
             value = self._gradient(self.batch(self.step))
             if not math.isfinite(value):
                 raise ResourceError(f"training: loss must be finite, got {value} at step {self.step}; lower the lr")
-            nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+            norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), 1.0))
+            if not math.isfinite(norm):
+                what = f"gradient must be finite, got {norm} at step {self.step}"
+                raise ResourceError(f"training: {what}; lower the lr")
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1

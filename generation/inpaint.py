@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data.records import Records
+from data.records import Records, bare, concat
 from generation import images
 from generation.diffusion import guided, karras_sigmas, keeping, noise, sample_together, truncated
+from generation.limits import within
 from generation.masks import (
     deviation,
     image_mask,
@@ -103,9 +104,16 @@ def denoise_all(
         return torch.cat(out)[: len(index)]
 
     made = sample_together(face(steered), noised(host if edit is None else there(edit).float()), schedules, sampler)
-    if base.modality == "row":
-        return ungrouped(made), x
-    return ungrouped(made), ungrouped(sample_together(face(normal), noised(host), schedules, sampler))
+    row = base.modality == "row"
+    control = x if row else finite(ungrouped(sample_together(face(normal), noised(host), schedules, sampler)), x)
+    return finite(ungrouped(made), control), control
+
+
+def finite(made: np.ndarray, instead: np.ndarray) -> np.ndarray:
+    """Records (N, ...) of which those that hold NaN or infinity are `instead`: nothing was made, which the filter calls
+    unchanged."""
+    fine = np.isfinite(made).all(axis=tuple(range(1, made.ndim)), keepdims=True)
+    return np.where(fine, made, instead)
 
 
 def record_rng(seed: int) -> np.random.Generator:
@@ -147,9 +155,8 @@ def image_chunk(
         adapter, plan, x, known, channels, np.full(len(plan), strength),
         steps=steps, sampler=sampler, sigma_max=sigma_max, scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
-    return paste_images(
-        hosts, support, plan, holes, boxes, decode(latent, made, device), decode(latent, control, device)
-    )
+    crops = decode(latent, made, device), decode(latent, control, device)
+    return paste_images(hosts, support, plan, holes, boxes, *crops, source=masks)
 
 
 def encode(latent, crops: Tensor, shares: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -212,7 +219,9 @@ def series_chunk(
         adapter, plan, x, x * (1 - hole), hole, np.array(strengths), edit=edit,
         steps=steps, sampler=sampler, sigma_max=sigma_max, scale=scale, kind_noise=kind_noise,
     )  # fmt: skip
-    return paste_series(codec, seen, chosen, hosts, support, plan, np.stack(holes), x, made, control, strengths)
+    return paste_series(
+        codec, seen, chosen, hosts, support, plan, np.stack(holes), x, made, control, strengths, source=masks
+    )
 
 
 # rows
@@ -269,6 +278,7 @@ def row_chunk(
         plan,
         hosts,
         support,
+        source="label",
         area=cells.mean(1).tolist(),
         mask_iou=1.0,
         intended_area=cells.mean(1).tolist(),
@@ -279,7 +289,8 @@ def row_chunk(
     meta["host"], meta["group"] = list(chosen.meta["id"]), list(chosen.meta["group"])
     meta["parents"] = [list(dict.fromkeys(names[[parent, *own]])) for parent, own in zip(plan["parent"], donors)]
     mask = np.stack(list(support.mask))[donors, np.arange(count)]
-    return Records("row", meta, codec.decode(made, chosen, cells), mask, hosts.schema, None)
+    rows = within(codec.decode(made, chosen, cells), concat([bare(hosts), bare(support)]))
+    return Records("row", meta, rows, mask, hosts.schema, None)
 
 
 GENERATE = {"image": image_chunk, "series": series_chunk, "row": row_chunk}

@@ -88,7 +88,7 @@ def pretrained(source: str, revision: str | None = None) -> Latent:
     InputError where the folder holds no safetensors weights: nothing else is loaded.
     """
     folder = Path(source)
-    if (folder / "taef2_encoder.pth").exists() or (folder / "taef2.safetensors").exists():
+    if (folder / "taef2_encoder.pth").exists():
         from generation.taef2 import load
 
         return Latent(load(folder), 32, 8)
@@ -99,7 +99,15 @@ def pretrained(source: str, revision: str | None = None) -> Latent:
     if folder.exists():
         if not any(folder.glob("*.safetensors")):
             raise InputError(f"{source}: an autoencoder must come as safetensors; save it again with diffusers")
-        name = json.loads((folder / "config.json").read_text()).get("_class_name", "AutoencoderKL")
+        try:
+            name = json.loads((folder / "config.json").read_text()).get("_class_name", "AutoencoderKL")
+        except (OSError, ValueError) as error:
+            what = getattr(error, "strerror", None) or error
+            rule = "an autoencoder must have its config.json"
+            raise InputError(f"{source}: {rule}, got {what}; save it again with diffusers") from error
+        if not hasattr(diffusers, name):
+            rule = "_class_name in config.json must be a class of diffusers"
+            raise InputError(f"{source}: {rule}, got {name!r}; save it again with diffusers")
         vae = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True, local_files_only=True)
     else:
         vae = diffusers.AutoencoderKL.from_pretrained(source, revision=revision, use_safetensors=True)

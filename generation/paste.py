@@ -17,8 +17,11 @@ CHANGED_SERIES = 0.15  # the same in units of the channel (its robust std)
 RELATIVE = 0.2  # and at least this share of the record's own strong change
 
 
-def generated_meta(plan: pd.DataFrame, hosts: Records, support: Records, **columns) -> pd.DataFrame:
-    """META of generated records from their plan rows."""
+def generated_meta(
+    plan: pd.DataFrame, hosts: Records, support: Records, *, source: str = "bank", **columns
+) -> pd.DataFrame:
+    """META of generated records from their plan rows. source: of the masks, `bank` of the parent's own reshaped,
+    `label` of its own as it is, or `random`."""
     host = hosts.meta.iloc[plan["host"]].reset_index(drop=True)
     parent = support.meta.iloc[plan["parent"]].reset_index(drop=True)
     plan = plan.reset_index(drop=True)
@@ -27,13 +30,14 @@ def generated_meta(plan: pd.DataFrame, hosts: Records, support: Records, **colum
         id=[f"g{s:x}" for s in plan["seed"]], split="generated", label=1, kind=list(plan["kind"]),
         group=list(host["group"]), source=list(host["source"]), start=list(host["start"]), synthetic=True,
         host=list(host["id"]), parents=[[p] for p in parent["id"]], severity=list(plan["severity_factor"]),
-        seed=list(plan["seed"]), mask_source=[f"bank:{p}" for p in parent["id"]],
+        seed=list(plan["seed"]),
+        mask_source=["random" if source == "random" else f"{source}:{p}" for p in parent["id"]],
         size_bin=list(plan["size"]), severity_bin=list(plan["severity_bin"]), host_bin=list(plan["host_bin"]),
         fold=list(plan["fold"]), **{"place": list(plan["place"]), **columns},
     )  # fmt: skip
 
 
-def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
+def paste_images(hosts, support, plan, masks, boxes, made, control, *, source: str = "bank") -> Records:
     """Records of decoded crops (N, 3, S, S) in [-1, 1]: pasted with a feather, kept only where they really changed."""
     from scipy.ndimage import binary_dilation
 
@@ -51,7 +55,8 @@ def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
         inside = edit[region]
         strong = np.quantile(change[inside], 0.9)
         label = np.zeros(mask.shape, bool)
-        label[region] = tidy((change > max(CHANGED_IMAGE, RELATIVE * strong)) & inside)
+        changed = (change > max(CHANGED_IMAGE, RELATIVE * strong)) & inside
+        label[region] = tidy(changed) & inside  # what was not edited is no anomaly, though a hole within one
         pair = []
         for patch in patches:
             value = from_float(patch if host.ndim == 3 else patch[..., 0], host.dtype)
@@ -66,6 +71,7 @@ def paste_images(hosts, support, plan, masks, boxes, made, control) -> Records:
         plan,
         hosts,
         support,
+        source=source,
         mask_iou=overlap,
         intended_area=[float(m.mean()) for m in masks],
         area=[float(m.mean()) for m in labels],
@@ -84,7 +90,9 @@ def tidy(mask: np.ndarray) -> np.ndarray:
     return closed & (sizes >= 4)[parts]
 
 
-def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, control, strengths) -> Records:
+def paste_series(
+    codec, seen, chosen, hosts, support, plan, masks, x, made, control, strengths, *, source: str = "bank"
+) -> Records:
     """Windows of denoised values (N, C, T): blended with a taper, tidied as `seen` says of the channels, labelled where
     what is left of them differs from host and control. masks: (N, T, C), the intended."""
     fade = np.stack([taper(m) for m in masks]).transpose(0, 2, 1)
@@ -92,7 +100,7 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
     own = np.stack(chosen.x)  # (N, T, C), as all that follows
     faces = [(x + fade * (face - x)).astype(x.dtype) for face in (made, control)]
     codec = replace(codec, decimals=seen.decimals)
-    values, twins = (tidied(np.stack(codec.decode(face, chosen, hole)), own, seen) for face in faces)
+    values, twins = (seen.tidied(np.stack(codec.decode(face, chosen, hole)), own) for face in faces)
     change = np.abs(values - twins) / seen.unit
     strong = np.array([np.quantile(c[m], 0.9) if m.any() else 0.0 for c, m in zip(change, masks)])
     moved = change > np.maximum(CHANGED_SERIES, RELATIVE * strong)[:, None, None]
@@ -104,6 +112,7 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
         plan,
         hosts,
         support,
+        source=source,
         mask_iou=overlap,
         intended_area=masks.mean((1, 2)).tolist(),
         area=label.mean((1, 2)).tolist(),
@@ -111,11 +120,6 @@ def paste_series(codec, seen, chosen, hosts, support, plan, masks, x, made, cont
         place=[series_place(m) for m in masks],
     )
     return Records("series", meta, values, list(label), hosts.schema, chosen.time, twins)
-
-
-def tidied(values: np.ndarray, hosts: np.ndarray, seen) -> np.ndarray:
-    """Windows (N, T, C) with every value that is not the host's own made one that its channel can take."""
-    return np.stack([seen.tidy(values[..., c], hosts[..., c], c) for c in range(values.shape[-1])], axis=-1)
 
 
 def taper(mask: np.ndarray) -> np.ndarray:

@@ -347,7 +347,7 @@ class FilterSettings(Model):
     trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of what the ranking is given
     criterion: Literal["eap", "near", "alike", "balanced", "plain", "hard", "likelihood", "typical"]  # ranks the rest
     keep_share: Annotated[float, Field(gt=0, le=1)]  # best-ranked part of each kind's records left that is kept
-    kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind; half of a kind stays in any case
+    kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind; but half of it stays
     kind_least: Annotated[int, Field(ge=0)]  # records of a kind that come back, if only bands or ranks refused them
     collapse: Unit  # a round less varied than this share of the one before stops the loop
     settled: Unit  # steering that moves by less stops it too

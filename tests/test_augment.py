@@ -10,6 +10,7 @@ from test_classical import SETS, images, items, same
 from data.errors import InputError
 from data.records import Records, make_meta
 from generation.augment import augment, image_one, series_one
+from generation.classical import classical
 
 SEEDS = [3, 2**52 + 1, 9, 14, 0, 77]
 
@@ -78,6 +79,35 @@ def test_a_series_is_warped_with_its_mask():
         out, label = series_one(x, mask, np.random.default_rng(seed), np.ones(2))
         assert out[label].min() > 4 and out[~label].max() < 6
         assert 12 <= label.sum() <= 30
+
+
+def test_a_series_holds_what_its_channels_can_take():
+    """A flag stays one, a count whole and not below 0, a reading of one decimal has one."""
+    rng, count = np.random.default_rng(0), 12
+    x = [np.stack([rng.integers(0, 2, 40), rng.poisson(0.8, 40) * 100 + rng.integers(0, 90, 40),
+                   np.round(rng.normal(20, 3, 40), 1)], axis=1).astype(float) for _ in range(count)]  # fmt: skip
+    mask = [np.ones((40, 3), bool) for _ in range(count)]
+    time = [np.arange(40)] * count
+    meta = make_meta(count, id=[f"w{i}" for i in range(count)])
+    every = Records("series", meta, x, mask, {"channels": ["flag", "hits", "heat"]}, time)
+    made = np.concatenate(augment(every.take(range(8, 12)), list(range(30)), every.take(range(8))).x)
+    assert set(np.unique(made[:, 0])) == {0, 1}
+    assert made[:, 1].min() >= 0 and (made[:, 1] == np.round(made[:, 1])).all()
+    np.testing.assert_allclose(made[:, 2], np.round(made[:, 2], 1), atol=1e-12)
+    assert len(np.unique(made[:, 2])) > 60
+
+
+@pytest.mark.parametrize("low", [0.0, 5.0])
+def test_amounts_stay_amounts(low):
+    """Anomalies at the low end of amounts: no noise takes them below 0, or far below what there is."""
+    columns = {"columns": [{"name": "a", "type": "numeric", "nullable": False}]}
+    meta = make_meta(310, id=[f"r{i}" for i in range(310)])
+    rng = np.random.default_rng(0)
+    x = pd.DataFrame({"a": np.r_[rng.lognormal(5, 1, 300), low + rng.uniform(0, 0.01, 10)]})
+    every = Records("row", meta, x, np.ones((310, 1), bool), columns)
+    normals, support = every.take(range(300)), every.take(range(300, 310))
+    arms = [augment(support, list(range(80)), normals), classical("row", normals, support, list(range(80)))]
+    assert min(arm.x["a"].min() for arm in arms) >= 0
 
 
 def test_rows_get_small_noise_on_numbers_only():

@@ -10,8 +10,9 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from data.records import Records, concat, make_meta
 from data.records.codecs import CODECS
-from detection.gates import Gates, allowed, posterior, violations
+from detection.gates import Gates, posterior, violations
 from detection.novelty import Copies, copy_distance, edit_vectors
+from generation.limits import allowed, within
 
 
 def world(modality: str):
@@ -124,6 +125,32 @@ def test_what_the_schema_allows_and_no_real_row_holds_is_a_violation():
     made.loc[8, ["load", "flag"]] = [-1e-9, pd.NA]
     assert list(violations(Records("row", real.meta.iloc[:9], made, real.mask[:9], real.schema), may)) == [
         1, 1, 1, 1, 0, 1, 1, 1, 2]  # fmt: skip
+
+
+def test_what_lies_beyond_a_limit_is_put_on_it_and_nothing_else_moves():
+    hosts, support, _ = world("row")
+    may, made = allowed(hosts), support.x.copy()
+    made.loc[0, "amount"], made.loc[1, "count"], made.loc[2, "count"] = 1e9, -3, 10**9
+    made.loc[3, ["amount", "count"]] = pd.NA
+    out = within(made, hosts)
+    assert out.loc[0, "amount"] == pytest.approx(may["amount"].high)
+    assert list(out.loc[1:2, "count"]) == [np.ceil(may["count"].low), np.floor(may["count"].high)]
+    assert out.loc[3, ["amount", "count"]].isna().all()
+    assert (out.dtypes == made.dtypes).all()
+    gaps = np.array([0, 0, 0, sum(not may[name].gaps for name in ("amount", "count"))])
+    assert (violations(Records("row", support.meta, out, support.mask, support.schema), may) == gaps).all()
+    pd.testing.assert_frame_equal(within(support.x, hosts), support.x)
+
+
+@pytest.mark.parametrize("unit", ["ns", "s"])
+def test_a_date_beyond_those_there_are_is_put_on_the_limit(unit):
+    x = pd.DataFrame({"day": pd.date_range("2024-01-01", periods=11).astype(f"datetime64[{unit}]")})
+    columns = {"columns": [{"name": "day", "type": "date", "nullable": True}]}
+    real = Records("row", make_meta(11, id=[f"r{i}" for i in range(11)]), x, np.zeros((11, 1), bool), columns)
+    days = pd.to_datetime(["1971-01-01", None, "2024-01-05", "2099-01-01"]).astype(x["day"].dtype)
+    out = within(pd.DataFrame({"day": days}), real)["day"]
+    assert list(out.dt.strftime("%F").fillna("")) == ["2023-12-31", "", "2024-01-05", "2024-01-12"]
+    assert out.dtype == x["day"].dtype
 
 
 def test_copies_are_measured_by_how_far_different_anomalies_lie_apart():

@@ -27,6 +27,23 @@ def test_tidy_drops_specks_fills_holes_and_leaves_the_rest():
     np.testing.assert_array_equal(tidy(edge), edge)  # what touches the border is not eaten away
 
 
+def test_a_hole_in_what_was_edited_is_no_anomaly():
+    """A ring is edited, what it surrounds is the host's: labelled is what changed, bit for bit."""
+    rng = np.random.default_rng(0)
+    hosts = Records("image", make_meta(1, id=["h"]), [rng.integers(90, 120, (40, 40)).astype(np.uint8)],
+                    [np.zeros((40, 40), bool)], {})  # fmt: skip
+    ring = np.zeros((40, 40), bool)
+    ring[8:32, 8:32], ring[11:29, 11:29] = True, False
+    support = Records("image", make_meta(1, id=["a"], label=[1], kind=["k"]), hosts.x, [ring], {})
+    plan = pd.DataFrame({"host": [0], "parent": [0], "seed": [5], "kind": ["k"], "severity_factor": [1.0], "fold": [0],
+                         "size": ["any"], "severity_bin": ["any"], "host_bin": ["any"], "place": ["any"]})  # fmt: skip
+    made, control = np.full((1, 3, 40, 40), 0.9), np.full((1, 3, 40, 40), -0.2)
+    out = paste_images(hosts, support, plan, [ring], [(0, 0, 40, 40)], made, control, source="random")
+    label = out.mask[0]
+    assert not label[14:26, 14:26].any() and (label & ring).sum() > 0.9 * ring.sum()
+    assert (out.x[0] != hosts.x[0])[label].mean() > 0.95 and list(out.meta["mask_source"]) == ["random"]
+
+
 def test_taper_fades_both_ends_of_a_long_span_and_no_short_one():
     mask = np.zeros((60, 2), bool)
     mask[5:55, 0] = True

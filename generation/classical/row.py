@@ -9,6 +9,7 @@ import numpy as np
 
 from data.records import Records, concat
 from generation.classical.provenance import check_sets, provenance
+from generation.limits import within
 
 STD = 0.3  # of the jitter, in standard normal units
 FLIP = 0.05  # chance of a categorical or boolean cell to take another support anomaly's value
@@ -19,13 +20,15 @@ FLOOR = 0.1  # jitter where SMOTE has nobody to interpolate with
 class Space:
     """The support anomalies in quantile space, and which features carry numbers.
 
-    x (K, F). number (F,): value features of numeric, integer and date columns. present (K, D): cells not missing.
+    real: these and the normals. x (K, F). number (F,): value features of numeric, integer and date columns.
+    present (K, D): cells not missing.
     """
 
     def __init__(self, hosts: Records, support: Records) -> None:
         from data.records.codecs import CODECS
 
-        self.codec = CODECS["row"].fit(concat([hosts, support]))
+        self.real = concat([hosts, support])
+        self.codec = CODECS["row"].fit(self.real)
         self.x = self.codec.encode(support)[0]
         self.column = np.asarray(self.codec.feature_column)
         self.numeric = np.array(["quantile" in spec for spec in self.codec.columns])
@@ -112,7 +115,7 @@ def make(name: str, hosts: Records, support: Records, seeds: list[int], severity
     chosen = support.take(first)
     count = len(space.codec.columns)
     edited = np.array(edited, bool).reshape(len(first), count)
-    cells = space.codec.decode(np.array(x), chosen, edited) if seeds else chosen.x
+    cells = within(space.codec.decode(np.array(x), chosen, edited), space.real) if seeds else chosen.x
     label = np.asarray(chosen.mask, bool).reshape(len(first), count)
     label = np.where(label.any(1, keepdims=True), label, True)
     meta = provenance(

@@ -71,6 +71,10 @@ class Channels:
             neat = neat if self.decimals[c] is None else np.round(neat, self.decimals[c]) + 0.0  # no negative zero
         return np.where(values != host, neat, values)
 
+    def tidied(self, values: np.ndarray, hosts: np.ndarray) -> np.ndarray:
+        """(.., T, C) of `tidy`, all channels."""
+        return np.stack([self.tidy(values[..., c], hosts[..., c], c) for c in range(values.shape[-1])], axis=-1)
+
 
 def robust_std(x: np.ndarray) -> np.ndarray:
     """1.4826 times the median absolute deviation from the median along time, (T, C) -> (C,)."""
