@@ -25,6 +25,9 @@ def percentile(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     scale = spread if (spread := float(reference.std())) > 1e-12 * size else size
     beyond = 0.5 / len(reference)
     out = np.interp(scores, value, middle)
+    steep = ~np.isfinite(out)  # two of the reference as near as floats go: the slope between them is no number
+    out[steep] = middle[np.searchsorted(value, scores[steep], "right") - 1]
+    out = np.minimum(out, middle[np.minimum(np.searchsorted(value, scores), len(value) - 1)])  # or it rounds above
     above = 1 - beyond / (1 + np.log1p(np.maximum(scores - value[-1], 0) / scale))
     below = beyond / (1 + np.log1p(np.maximum(value[0] - scores, 0) / scale))
     return np.where(scores > value[-1], above, np.where(scores < value[0], below, out))

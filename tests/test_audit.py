@@ -304,12 +304,13 @@ def test_a_parent_host_or_mask_from_test_or_calib(loop, column, value, part):
     assert failed(found) <= {"provenance", "cross-fit"}
 
 
-def test_an_anomaly_of_another_support_is_no_parent(loop):
+@pytest.mark.parametrize("source", ["bank", "label"])
+def test_an_anomaly_of_another_support_is_no_parent(loop, source):
     home = loop("row")
     supports = read_json(home / "splits.json")["supports"]
     other = next(name for name in supports[1] if name not in supports[0])
     change(home / "r1" / "generated" / "seed0", lambda r: set_meta(r, 0, parents=[other], host=other))
-    change(home / "r1" / "generated" / "seed0", lambda r: set_meta(r, 1, mask_source=f"bank:{other}"))
+    change(home / "r1" / "generated" / "seed0", lambda r: set_meta(r, 1, mask_source=f"{source}:{other}"))
     found = run()[1]["provenance"]["pairs"]
     assert ["g0-1-0", other] in found and ["g0-1-1", other] in found
 

@@ -42,6 +42,21 @@ def test_a_real_anomaly_passes_every_gate_and_is_a_copy(modality):
         assert (found["contrast_low"] >= 1 - 1e-9).all() and (found["contrast_high"] <= 1 + 1e-9).all()
 
 
+def test_edits_are_measured_by_the_spacing_of_their_kind():
+    fit, support = tiny.make("row")
+    support = concat([support, support])
+    support.meta["id"] = [f"s{i}" for i in range(len(support))]
+    x, kinds = support.x.copy(), np.repeat(["near", "far"], len(support) // 2)
+    x.loc[:3, "amount"] = x["amount"].iloc[0] + np.array([0.0, 0.01, 0.02, 0.03])
+    x.loc[:3, "count"] = x["count"].iloc[0]
+    support = Records("row", support.meta.assign(kind=kinds), x, support.mask, support.schema, None)
+    gates = Gates(concat([fit, support]), support, CODECS["row"].fit(fit))
+    vectors = edit_vectors(fit, gates.codec)
+    found = gates.measure(as_made(fit, list(fit.meta["id"])))["edit_distance"]
+    np.testing.assert_array_equal(found, copy_distance(vectors, gates.copies.vectors, kinds))
+    assert (found != copy_distance(vectors, gates.copies.vectors)).all()
+
+
 @pytest.mark.parametrize("modality", tiny.MODALITIES)
 def test_a_round_that_was_stopped_has_nothing_to_measure(modality):
     _, support, gates = world(modality)
@@ -142,6 +157,15 @@ def test_what_lies_beyond_a_limit_is_put_on_it_and_nothing_else_moves():
     pd.testing.assert_frame_equal(within(support.x, hosts), support.x)
 
 
+def test_a_whole_number_is_put_on_a_whole_limit():
+    x = pd.DataFrame({"age": pd.array(range(20, 35), "Int64")})
+    columns = {"columns": [{"name": "age", "type": "integer", "nullable": False}]}
+    real = Records("row", make_meta(15, id=[f"r{i}" for i in range(15)]), x, np.zeros((15, 1), bool), columns)
+    out = within(pd.DataFrame({"age": pd.array([1, 25, 99], "Int64")}), real)
+    assert list(out["age"]) == [19, 25, 35]  # a tenth of 14 below 20 is 18.6
+    assert (violations(Records("row", real.meta.iloc[:3], out, real.mask[:3], real.schema), allowed(real)) == 0).all()
+
+
 @pytest.mark.parametrize("unit", ["ns", "s"])
 def test_a_date_beyond_those_there_are_is_put_on_the_limit(unit):
     x = pd.DataFrame({"day": pd.date_range("2024-01-01", periods=11).astype(f"datetime64[{unit}]")})
@@ -159,6 +183,8 @@ def test_copies_are_measured_by_how_far_different_anomalies_lie_apart():
     np.testing.assert_allclose(copy_distance(np.array([[0.0, 1.0], [3.0, 4.0]]), real), [0.2, 0])
     same = copy_distance(np.array([[0.0, 0.0], [0.1, 0.0]]), real[:9])
     assert same[0] == 0 and same[1] > 1e6, "all of it one: a copy or none"
+    often = np.array([[0.0]] * 4 + [[3.0], [4.0]])
+    np.testing.assert_allclose(copy_distance(np.array([[6.0]]), often), 2)  # the spacings are 3, 1 and 1
 
 
 def blots(count: int, seed: int = 3) -> Records:
@@ -218,7 +244,7 @@ def test_a_tight_kind_is_not_held_against_how_far_a_wide_one_spreads():
     """Each is measured by its own kind; one alone in its kind by all."""
     rng = np.random.default_rng(0)
     tight, wide, fresh = rng.normal(0, 0.01, (5, 4)), rng.normal(9, 2, (5, 4)), rng.normal(0, 0.01, (200, 4))
-    both, kinds = np.concatenate([tight, wide]), np.array(["flood"] * 5 + ["theft"] * 5)
+    both, kinds = np.concatenate([tight, wide]), np.repeat(["flood", "theft"], 5)
     apart = copy_distance(fresh, both, kinds)
     np.testing.assert_array_equal(apart, copy_distance(fresh, tight))
     assert np.median(apart) > 0.5 and np.median(copy_distance(fresh, both)) < 0.05

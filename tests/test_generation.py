@@ -17,6 +17,7 @@ from detection.novelty import edit_vectors
 from generation import examples, lora
 from generation.classical.series import Channels
 from generation.contrast import contrast
+from generation.examples import adapter_batches
 from generation.fit import Trainer, train
 from generation.inpaint import generate
 from generation.model import Adapter, Base
@@ -508,6 +509,45 @@ def test_a_gradient_that_is_not_finite_stops_training_before_a_weight_moves():
     with pytest.raises(Exception, match="gradient must be finite") as error:
         train(t)
     assert error.value.exit_code == 4 and torch.equal(net.weight, before)
+
+
+def test_generated_rows_keep_to_what_their_columns_can_hold(monkeypatch):
+    from data.records.table import RowCodec
+    from generation.limits import allowed
+
+    fitted, plain = Fitted("row"), RowCodec.decode
+    monkeypatch.setattr(RowCodec, "decode", lambda *given: plain(*given).assign(amount=-1e6))
+    low = allowed(concat([fitted.fit, fitted.support]))["amount"].low
+    assert (fitted.make().x["amount"] == low).all() and low > -1e6
+
+
+@pytest.mark.parametrize("prior", [0.95, 1.0])
+def test_every_batch_of_an_adapter_holds_an_anomaly(fitted, prior):
+    kinds = sorted(set(fitted.support.meta["kind"]))
+    draw = adapter_batches(fitted.base, fitted.fit, fitted.support, kinds, batch=4, seed=0, pool=8, prior=prior)
+    assert all(int((draw(step)["kind"] > 0).sum()) == 1 for step in range(5))
+
+
+def test_masks_that_are_not_the_banks_are_not_said_to_be(fitted):
+    if fitted.modality != "row":
+        given = tiny.SAMPLING[fitted.modality] | {"masks": "random"}
+        made = next(iter(generate(fitted.adapter, fitted.fit, fitted.support, fitted.plan, **given)))
+        assert set(made.meta["mask_source"]) == {"random"}
+
+
+@pytest.mark.parametrize("text, words", [
+    (None, "must have its config.json"), ("{", "must have its config.json"),
+    ('{"_class_name": "Nothing"}', "must be a class of diffusers, got 'Nothing'"),
+])  # fmt: skip
+def test_a_folder_that_is_no_autoencoder_is_told_in_a_line(tmp_path, text, words):
+    from data.errors import InputError
+    from generation.latent import pretrained
+
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=words):
+        pretrained(str(tmp_path))
 
 
 def test_what_came_out_as_no_number_is_the_control_or_the_host():

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from scipy.spatial.distance import cdist
@@ -245,6 +245,8 @@ def test_percentiles_by_hand():
 
 
 @settings(max_examples=60, deadline=None)
+@example([2.2e-311, -2.2e-311], [0.0, 0.0])
+@example([1.0, 1.0, 1.0, 1.166489199276474e-280, -92743.25], [0.0, 5.608193282174663e-223])
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.lists(st.floats(-1e6, 1e6), min_size=2))
 def test_percentiles_never_decrease_and_stay_inside(reference, scores):
     out = fuse.percentile(np.sort(scores), np.array(reference))
