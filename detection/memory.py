@@ -184,13 +184,13 @@ def touched(mask: np.ndarray, size: tuple[int, int], margin: int) -> np.ndarray:
 
     if not mask.any():
         return np.ones(size, bool)
-    grown = binary_dilation(mask, np.ones((2 * MARGIN + 1,) * 2))
-    upto = np.pad(grown.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # marked pixels above and left
-    cells = [np.arange(n) for n in size]
-    top, left = (at * side // len(at) for at, side in zip(cells, mask.shape))
-    bottom, right = (-(-(at + 1) * side // len(at)) for at, side in zip(cells, mask.shape))
-    held = upto[bottom][:, right] - upto[top][:, right] - upto[bottom][:, left] + upto[top][:, left]
-    return binary_dilation(held > 0, np.ones((3, 3)), iterations=margin)
+    down, across = (
+        [slice(max(0, at * side // n - MARGIN), -(-(at + 1) * side // n) + MARGIN) for at in range(n)]
+        for n, side in zip(size, mask.shape)
+    )
+    rows = np.stack([mask[part].any(0) for part in down])
+    out = np.stack([rows[:, part].any(1) for part in across], axis=1)
+    return binary_dilation(out, np.ones((3, 3)), iterations=margin)
 
 
 @torch.no_grad()

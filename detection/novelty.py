@@ -153,7 +153,7 @@ def copy_distance(vectors: np.ndarray, support: np.ndarray, kinds: np.ndarray | 
     kinds: (S,) of the support; none, all are of one.
     """
     kinds = np.zeros(len(support)) if kinds is None else kinds
-    return ratios(vectors, support, kinds).min(1) if len(vectors) else np.zeros(0)
+    return ratios(vectors, support, kinds).min(1, initial=np.inf) if len(vectors) else np.zeros(0)
 
 
 def ratios(vectors: np.ndarray, support: np.ndarray, kinds: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Rows have no twin: their host is an anomaly, so that nothing could be told from 
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -110,9 +111,11 @@ def denoise_all(
 
 
 def finite(made: np.ndarray, instead: np.ndarray) -> np.ndarray:
-    """Records (N, ...) of which those that hold NaN or infinity are `instead`: nothing was made, which the filter calls
-    unchanged."""
+    """Records (N, ...) of which those that hold NaN or infinity are `instead`: nothing was made, and the filter refuses
+    them as unchanged, rows as copies. A warning says how many."""
     fine = np.isfinite(made).all(axis=tuple(range(1, made.ndim)), keepdims=True)
+    if not fine.all():
+        warnings.warn(f"{(~fine).sum()} of {len(made)} records came out as NaN or infinity: not used", stacklevel=2)
     return np.where(fine, made, instead)
 
 

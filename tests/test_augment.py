@@ -97,13 +97,12 @@ def test_a_series_holds_what_its_channels_can_take():
     assert len(np.unique(made[:, 2])) > 60
 
 
-@pytest.mark.parametrize("low", [0.0, 5.0])
-def test_amounts_stay_amounts(low):
+def test_amounts_stay_amounts():
     """Anomalies at the low end of amounts: no noise takes them below 0, or far below what there is."""
     columns = {"columns": [{"name": "a", "type": "numeric", "nullable": False}]}
     meta = make_meta(310, id=[f"r{i}" for i in range(310)])
     rng = np.random.default_rng(0)
-    x = pd.DataFrame({"a": np.r_[rng.lognormal(5, 1, 300), low + rng.uniform(0, 0.01, 10)]})
+    x = pd.DataFrame({"a": np.r_[rng.lognormal(5, 1, 300), rng.uniform(0, 0.01, 10)]})
     every = Records("row", meta, x, np.ones((310, 1), bool), columns)
     normals, support = every.take(range(300)), every.take(range(300, 310))
     arms = [augment(support, list(range(80)), normals), classical("row", normals, support, list(range(80)))]
