@@ -207,7 +207,7 @@ def series_chunk(
         rng = record_rng(row.seed)
         strengths.append(float(rng.choice(np.linspace(*strength, 4))))
         exemplar = Exemplar.draw(rng, support.x[row.parent], support.mask[row.parent], seen)
-        draw = partial(paste_one, rng, host, exemplar, seen, row.severity_factor)
+        draw = partial(paste_one, rng, host, exemplar, seen, row.severity_factor, (row.size_factor,) * 2)
         edit, mask, _ = placed(draw, lambda e: series_place(e[1]) if e[1].any() else "", row.place)
         fresh = strengths[-1] == 1 or masks == "random" or not mask.any()
         draw = partial(series_mask, rng, exemplar.marked, host.shape, size=row.size_factor)

@@ -53,14 +53,17 @@ def allowed_of(cells: pd.Series, kind: str) -> Allowed:
 
 def within(cells: pd.DataFrame, real: Records) -> pd.DataFrame:
     """Rows whose numbers and dates are none that `allowed` refuses: what lies beyond a limit is put on it. A codec goes
-    on beyond the normals that it was fitted on, where amounts and counts may fall below 0.
+    on beyond the normals that it was fitted on, where amounts and counts may fall below 0. A column that no real row
+    fills stays empty.
 
     cells: (N, columns) of the real rows' schema.
     """
     out = cells.copy()
     for column in real.schema["columns"]:
         name, kind = column["name"], column["type"]
-        if kind not in AMOUNTS or not real.x[name].notna().any():
+        if not real.x[name].notna().any():
+            out[name] = out[name].mask(np.ones(len(out), bool))
+        if kind not in AMOUNTS or not out[name].notna().any():
             continue
         may, value = allowed_of(real.x[name], kind), amounts(out[name], kind)
         low, high = (np.ceil(may.low), np.floor(may.high)) if kind != "numeric" else (may.low, may.high)

@@ -13,7 +13,9 @@ import pandas as pd
 
 from data.records import Records
 
-SIZES = {"small": (0.6, 0.85), "like": (0.85, 1.2), "large": (1.2, 1.6)}  # mask scale over the parent's
+# over the parent's: an image's mask, a window's span; a row is whole
+SIZES = {"small": (0.6, 0.85), "like": (0.85, 1.2), "large": (1.2, 1.6)}
+WHOLE = {"any": (1.0, 1.0)}
 SEVERITIES = {"faint": (0.6, 0.85), "like": (0.85, 1.15), "strong": (1.15, 1.5)}  # over the kind's matched cfg_scale
 # where in the host; of rows, which have no place, how much they are noised (inpaint.row_chunk)
 PLACES = {"image": ("inner", "outer"), "series": ("early", "middle", "late"), "row": ("slight", "strong")}
@@ -23,7 +25,8 @@ EXPLORE = 0.3
 
 def arms(kinds: list[str], modality: str) -> dict[str, list[str]]:
     """The choices that are steered, by factor: every kind|size|severity, every place, every host bin."""
-    shapes = [f"{kind}|{size}|{severity}" for kind in kinds for size in SIZES for severity in SEVERITIES]
+    sizes = SIZES if modality != "row" else WHOLE
+    shapes = [f"{kind}|{size}|{severity}" for kind in kinds for size in sizes for severity in SEVERITIES]
     hosts = HOSTS if modality != "row" else ("any",)  # a row's host is its parent
     return {"shape": shapes, "place": [f"place:{p}" for p in PLACES[modality]], "host": [f"host:{h}" for h in hosts]}
 
@@ -101,7 +104,7 @@ def plan(
         pool = pool if len(pool) else hosts[fold]
         rows.append({
             "seed": own, "kind": kind, "size": size, "severity_bin": severity, "place": place, "host_bin": host_bin,
-            "parent": parent, "host": int(pick(rng, pool)), "size_factor": float(rng.uniform(*SIZES[size])),
+            "parent": parent, "host": int(pick(rng, pool)), "size_factor": float(rng.uniform(*(SIZES | WHOLE)[size])),
             "severity_factor": float(rng.uniform(*SEVERITIES[severity])), "fold": int(fold),
             "mates": mates[parent],
         })  # fmt: skip

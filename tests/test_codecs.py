@@ -303,13 +303,26 @@ def test_the_quantile_transform_increases_and_inverts_far_beyond_the_ends(values
     assert (np.diff(quantile.from_normal(np.linspace(-9, 9, 500))) >= 0).all()
 
 
+def test_values_far_beyond_the_ends_are_told_apart_by_their_logarithm():
+    """Five spreads out and beyond: a fraud of a million where normals pay tens is no outlier of 100,000 spreads."""
+    quantile = Quantile.fit(np.arange(101.0))
+    slope, top = quantile.slope[1], quantile.to_normal(np.array([100.0]))[0]
+    at = 100 + (np.array([4.9, 5.0, 5 + 1e-6, 6.0, 5 + 1e5]) - top) / slope
+    expected = [4.9, 5.0, 5 + 1e-6, 5 + np.log(2), 5 + np.log1p(1e5)]
+    np.testing.assert_allclose(quantile.to_normal(at), expected, atol=1e-9)
+    np.testing.assert_allclose(quantile.to_normal(100 - at), np.negative(expected), atol=1e-9)
+    np.testing.assert_allclose(quantile.from_normal(np.array(expected)), at, rtol=1e-9)
+    reach = quantile.from_normal(np.array([-1e300, 1e300, -np.inf, np.inf]))
+    assert np.isfinite(reach).all() and (np.sign(reach) == [-1, 1, -1, 1]).all()
+
+
 def test_tails_are_linear_and_an_atom_swallows_small_errors():
     rng = np.random.default_rng(1)
     values = np.where(rng.random(1000) < 0.4, 0.0, rng.gamma(2, size=1000))
     quantile = Quantile.fit(values)
     top = values.max()
-    steps = np.diff(quantile.to_normal(top + np.array([1.0, 2.0, 3.0, 103.0])))
-    np.testing.assert_allclose(steps, steps[0] * np.array([1, 1, 100]), rtol=1e-9)
+    steps = np.diff(quantile.to_normal(top + np.array([0.1, 0.2, 0.3, 1.3])))
+    np.testing.assert_allclose(steps, steps[0] * np.array([1, 1, 10]), rtol=1e-9)
     zero = quantile.to_normal(np.zeros(1))
     np.testing.assert_array_equal(quantile.from_normal(zero + np.linspace(-2, 0.2, 30)), 0)
     assert quantile.from_normal(zero + 0.8) > 0

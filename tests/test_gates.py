@@ -157,6 +157,19 @@ def test_what_lies_beyond_a_limit_is_put_on_it_and_nothing_else_moves():
     pd.testing.assert_frame_equal(within(support.x, hosts), support.x)
 
 
+@pytest.mark.parametrize("kind, dtype, value", [
+    ("numeric", "float64", 1.5), ("integer", "Int64", 3), ("boolean", "boolean", True), ("categorical", "string", "a"),
+    ("date", "datetime64[ns]", pd.Timestamp("2024-01-01"))])  # fmt: skip
+def test_a_column_that_no_real_row_fills_stays_empty(kind, dtype, value):
+    x = pd.DataFrame({"gone": pd.array([None] * 3, dtype), "here": [1.0, 2.0, 3.0]})
+    types = [{"name": "gone", "type": kind, "nullable": True}, {"name": "here", "type": "numeric", "nullable": False}]
+    real = Records("row", make_meta(3), x, np.zeros((3, 2), bool), {"columns": types})
+    made = x.copy()
+    made["gone"] = pd.array([value, None, value], dtype)
+    out = within(made, real)
+    assert out["gone"].isna().all() and (out.dtypes == made.dtypes).all() and list(out["here"]) == [1, 2, 3]
+
+
 def test_a_whole_number_is_put_on_a_whole_limit():
     x = pd.DataFrame({"age": pd.array(range(20, 35), "Int64")})
     columns = {"columns": [{"name": "age", "type": "integer", "nullable": False}]}

@@ -298,6 +298,22 @@ def test_a_channel_that_only_anomalies_move_is_labelled_by_how_far_they_take_it(
     assert out.x[0][10:12, 0].tolist() == [0.01, 0.01] and (out.x[1] == 0).all()
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_a_span_is_as_long_as_its_size_says_at_every_strength(strength):
+    """Parents marked for 20 steps; .6 and 1.5 of it, +-15 % at full strength."""
+    fitted = Fitted("series")
+    mask = np.zeros_like(fitted.support.mask[0])
+    mask[10:30] = True
+    support = replace(fitted.support, x=[np.where(mask, 9.0, x) for x in fitted.support.x],
+                      mask=[mask] * len(fitted.support))  # fmt: skip
+    rows = fitted.plan.assign(place="")
+    settings = {**tiny.SAMPLING["series"], "strength": (strength, strength)}
+    for size in (0.6, 1.5):
+        made = concat(list(generate(fitted.adapter, fitted.fit, support, rows.assign(size_factor=size), **settings)))
+        steps = made.meta["intended_area"].to_numpy() * mask.size / mask.any(0).sum()
+        assert (np.abs(steps / (20 * size) - 1) < 0.2).all(), steps
+
+
 def test_an_adapter_learns_exemplars_in_the_channels_that_all_normals_say(monkeypatch):
     """Though they are pasted on three hosts."""
     import generation.classical.series as classical_series
@@ -411,11 +427,13 @@ def test_plan_rows_do_not_change_with_the_count_and_follow_the_steering():
     short, long = (plan(fit, support, own, count=n, seed=3, round_=2) for n in (5, 50))
     pd.testing.assert_frame_equal(short, long.iloc[:5])
     shapes = arms(["k0", "k1"], "row")["shape"]
+    assert shapes == [f"{kind}|any|{severity}" for kind in ("k0", "k1") for severity in ("faint", "like", "strong")]
+    assert (short["size_factor"] == 1).all()
     key = shapes[4]
     steered = plan(fit, support, own, count=400, seed=3, round_=2, steer={key: 1.0})
     hit = (steered["kind"] + "|" + steered["size"] + "|" + steered["severity_bin"] == key).mean()
     assert hit == pytest.approx(chances(shapes, {key: 1.0})[4], abs=0.08)
-    assert 0.6 < hit < 0.85  # most draws steered, the rest explores
+    assert 0.65 < hit < 0.85  # most draws steered, the rest explores
     assert steered["kind"].nunique() == 2
 
 

@@ -161,12 +161,16 @@ def write(
         mask[first + low : first + high, c] = True
 
 
-def place(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels):
+def place(
+    rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels,
+    stretch: tuple[float, float] = STRETCH,
+):  # fmt: skip
     """(first, length, level, unit): where a stretched exemplar goes, the level and the value of a unit there.
 
-    They are the host's; those of all hosts where the exemplar was measured so: its size says nothing of a host's.
+    Level and unit are the host's; those of all hosts where the exemplar was measured so: its size says nothing of a
+    host's. stretch: least and most of the length over the exemplar's.
     """
-    length = int(np.clip(round(len(exemplar.dev) * rng.uniform(*STRETCH)), 1, len(host)))
+    length = int(np.clip(round(len(exemplar.dev) * rng.uniform(*stretch)), 1, len(host)))
     first = int(rng.integers(len(host) - length + 1))
     level, scale, brief = local(host, np.zeros(host.shape, bool), first, first + length, seen)
     few = np.array([steps is not None for steps in seen.steps])  # a flag flips by one, however still its host
@@ -174,9 +178,12 @@ def place(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: 
     return first, length, np.where(exemplar.alone, seen.level, level), ratio * exemplar.scale  # level, unit (C,)
 
 
-def paste_one(rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels, severity: float):
+def paste_one(
+    rng: np.random.Generator, host: np.ndarray, exemplar: Exemplar, seen: Channels, severity: float,
+    stretch: tuple[float, float] = STRETCH,
+):  # fmt: skip
     """(window, mask, factor): the exemplar's deviation instead of the host's, on the exemplar's channels."""
-    first, length, level, unit = place(rng, host, exemplar, seen)
+    first, length, level, unit = place(rng, host, exemplar, seen, stretch)
     factor = float(rng.uniform(*SCALE)) * severity
     taper = fade(length, float(rng.uniform(*TAPER)))
     dev, marked = exemplar.stretched(length)
