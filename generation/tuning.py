@@ -92,11 +92,14 @@ def tune(
     folder: Path | None = None,
     report: Report = None,
 ) -> list[float]:
-    """Tune the adapter in place; its losses. Without steps, kept or refused records nothing is changed: []."""
-    some = {name: draw(part, seed) for name, part in (("kept", kept), ("refused", refused))}
-    if not steps or not all(map(len, some.values())):
+    """Tune the adapter in place; its losses. Without steps, kept or refused records nothing is changed: [].
+
+    kept, refused: records that changed their hosts, few enough to be held and encoded at once (`picked`).
+    """
+    if not steps or not len(kept) or not len(refused):
         return []
     base, parameters = adapter.base, adapter.parameters()
+    some = {"kept": kept, "refused": refused}
     stores = {name: record_examples(adapter, part, seed=seed) for name, part in some.items()}
     real = examples.adapter_batches(
         base, fit, support, adapter.kinds, batch=batch, seed=seed + 17, pool=pool, prior=0.0
@@ -130,9 +133,7 @@ def tune(
     return losses
 
 
-def draw(records: Records, seed: int) -> Records:
-    """At most MOST of the records that changed anything, drawn by the seed, in their order."""
-    records = records.take(np.array([bool(np.any(m)) for m in records.mask], bool))
-    if len(records) <= MOST:
-        return records
-    return records.take(np.sort(examples.rng_of(seed, 23).permutation(len(records))[:MOST]))
+def picked(usable: np.ndarray, seed: int) -> np.ndarray:
+    """Ascending positions of at most MOST of the `usable` (N,) records of a side, drawn by the seed."""
+    found = np.flatnonzero(usable)
+    return found[np.sort(examples.rng_of(seed, 23).permutation(len(found))[:MOST])]

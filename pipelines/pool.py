@@ -183,7 +183,7 @@ def received(pipe: Connection, process: multiprocessing.Process) -> tuple[bool, 
         process.join()
         raise ResourceError(
             f"a process of this stage ended with code {process.exitcode}, as where memory runs out; "
-            "set OMP_NUM_THREADS=1 to run one at a time"
+            "free memory, or set OMP_NUM_THREADS=1 to run one at a time (last digits may then differ)"
         ) from None
     if fine is False:
         raise value

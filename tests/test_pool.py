@@ -128,7 +128,7 @@ def test_a_process_that_was_killed_is_told_with_what_to_do():
     def die(unit: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(ResourceError, match="ended with code -9, as where memory runs out; set OMP_NUM_THREADS=1"):
+    with pytest.raises(ResourceError, match="ended with code -9, as where memory runs out; free memory, or set OMP"):
         each(die, range(2), "toy", jobs=2)
 
 

@@ -11,12 +11,13 @@ import pytest
 import tiny
 import torch
 
-from data.records import concat
+from data.records import concat, shards, write_store
 from generation.inpaint import generate
 from generation.model import Adapter, Base
 from generation.plan import plan
 from generation.training import draws, fit_adapter, fit_base
-from generation.tuning import as_it_was, error, preference, record_examples, tune
+from generation.tuning import MOST, as_it_was, error, picked, preference, record_examples, tune
+from pipelines.tune import sides
 
 TUNE = {"steps": 12, "batch": 8, "lr": 3e-3, "beta": 20.0, "pool": 8}
 
@@ -72,6 +73,29 @@ def test_nothing_to_compare_leaves_the_adapter_bit_for_bit():
     assert tune(adapter, fit, support, none, made, **TUNE, seed=0) == []
     assert tune(adapter, fit, support, made, made, **{**TUNE, "steps": 0}, seed=0) == []
     assert all(torch.equal(p, before[k]) for k, p in adapter.parameters().items())
+
+
+def test_what_is_learnt_from_is_drawn_by_the_seed_of_a_side_and_no_more_than_can_be_held():
+    usable = np.arange(1000) % 3 > 0
+    assert picked(usable[:300], 0).tolist() == np.flatnonzero(usable[:300]).tolist()
+    one, other = picked(usable, 0), picked(usable, 1)
+    assert len(one) == len(other) == MOST and set(one) != set(other)
+    assert usable[one].all() and (np.diff(one) > 0).all() and picked(usable, 0).tolist() == one.tolist()
+    assert one[-1] > 900  # of all, not the first
+
+
+def test_sides_are_read_from_shards_and_leave_out_what_changed_nothing(tmp_path):
+    _, _, _, made = adapted("row")
+    made.mask[::5] = False
+    write_store(tmp_path / "store", made, rows_per_shard=3)
+    assert len(shards(tmp_path / "store")) > 3
+    keep = np.arange(len(made)) % 2 == 0
+    kept, refused = sides(tmp_path / "store", keep, 0)
+    some = made.mask.any(1)
+    for part, side in ((kept, keep), (refused, ~keep)):
+        assert list(part.meta["id"]) == list(made.meta["id"][side & some])
+        assert part.x.equals(made.x[side & some].reset_index(drop=True))
+    assert list(map(len, sides(tmp_path / "store", keep & False, 0))) == [0, some.sum()]
 
 
 def test_the_reference_is_put_back_after_use():
