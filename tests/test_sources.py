@@ -371,6 +371,14 @@ def test_a_few_grey_levels_apart_are_classes_and_none_is_lost(tmp_path: Path, le
         np.testing.assert_array_equal(read_mask(save(tmp_path / "c.png", grey), mask.shape), mask > 0)
 
 
+@pytest.mark.parametrize("levels", [(1, 255), (1, 2, 255)])
+def test_a_class_beside_what_may_be_ignore_is_refused(tmp_path: Path, levels: tuple):
+    """Cut at half it would be the void that is marked, and the defect that is not."""
+    mask = classes(*levels)
+    with pytest.raises(BadImage, match="up to 32 or grey levels, got 1 beside 255; if 255 is 'ignore', write 0 there"):
+        read_mask(save(tmp_path / "m.png", mask), mask.shape)
+
+
 def test_soft_edges_are_no_classes_and_are_cut_at_half_of_the_bits_in_use(tmp_path: Path):
     sharp = np.zeros((40, 40), np.uint8)
     sharp[8:21, 9:28] = 252
@@ -777,6 +785,7 @@ def test_codes_and_versions_stay_categories(tmp_path: Path, cells: list):
         ),
         (b"a,y\n1,ok\n\xe9,bad\n", {}, "line 3: text must be UTF-8, got byte 0xe9"),
         ("a,y\n1,o\0k\n", {}, "line 2.*NUL"),
+        ("a,y\r1,ok\r2,bad\n", {}, "all lines must end alike, the header ends in a lone carriage return"),
         (b"PK\x03\x04abc", {}, "another archive"),
         (gzip.compress(b"a,y\n1,ok\n" * 500, mtime=0)[:-20], {}, "must be readable"),
         ("a,y\n1,ok\n", {"test_path": "none.csv"}, "test_path must name a file in"),
@@ -1199,6 +1208,32 @@ def test_duplicates_and_disorder_follow_the_policy_and_are_told(tmp_path: Path, 
         "timestamps were unsorted, 1 steps back; sorted",
         f"1 rows repeat a timestamp; {policy} kept",
     ]
+
+
+def test_a_name_written_as_a_number_with_zeros_behind_is_the_same_name(tmp_path: Path):
+    """As pandas writes 1 where a cell of the column is missing; 007 and 1.50 are names of their own."""
+    (tmp_path / "u.csv").write_text("a,g,k,y\n9,1.0,2.0,1\n8,007,,0\n7,1.50,,0\n")
+    records, _ = table(tmp_path, "a,g,k,y\n1,1,2,1\n0,7,,0\n3,1.5,,0\n", test_path="u.csv", anomalous="1",
+                       group="g", kind="k")  # fmt: skip
+    assert records.meta["group"].tolist() == ["g-1", "g-7", "g-1.5", "g-1", "g-007", "g-1.50"]
+    assert sorted(set(records.meta["kind"])) == ["2", "normal"]
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a.csv").write_text("t,v,e\n0,1,1\n1,2,1\n")
+    (tmp_path / "s" / "b.csv").write_text("t,v,e\n2,1,1.0\n3,2,1.0\n")
+    (tmp_path / "s" / "l.csv").write_text("start,end,entity\n0,0,1.0\n")
+    given = {"modality": "series", "timestamp": "t", "labels": "l.csv", "entity": "e"}
+    with pytest.raises(InputError, match="an entity must lie in one file, '1' lies in several"):
+        SOURCES["csv"](tmp_path / "s", **given)
+    (tmp_path / "s" / "b.csv").unlink()
+    assert SOURCES["csv"](tmp_path / "s", **given)[0].mask[0][:, 0].tolist() == [True, False]
+
+
+def test_recordings_have_dates_or_steps_and_not_both(tmp_path: Path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a.csv").write_text("t,v,y\n0,1,0\n1,2,1\n")
+    (tmp_path / "s" / "b.csv").write_text("t,v,y\n2024-01-01T00:00,1,0\n2024-01-01T01:00,2,0\n")
+    with pytest.raises(InputError, match=r"b.csv row 2: timestamps of all recordings must be dates or all numbers"):
+        SOURCES["csv"](tmp_path / "s", modality="series", timestamp="t", label="y")
 
 
 def test_gaps_and_missing_values_are_imputed_on_a_line_and_told(tmp_path: Path):

@@ -14,7 +14,7 @@ from data.sources.choose import agreeing, canonical, check_options, contents, li
 from data.sources.common import Quarantine, call, content_groups, entries, inside, refuse_pickles, show, watched
 from data.sources.recording import read_series
 from data.sources.text import read_text
-from data.sources.types import typed
+from data.sources.types import spelled, typed
 
 
 def read(path: Path | str, *, modality: str, **options) -> tuple[Records, list[dict]]:
@@ -85,7 +85,7 @@ def read_rows(
     if group is None:
         groups = content_groups(ids, contents(text[features]))
     else:
-        groups = [f"{group}-{value}" if value else name for value, name in zip(text[group], ids)]
+        groups = [f"{group}-{spelled(value)}" if value else name for value, name in zip(text[group], ids)]
     from_where = np.where(odd, "row", "").tolist()
     meta = make_meta(len(text), id=ids, label=odd.astype(np.int8), group=groups, source=path.name,
                      kind=kinds, mask_source=from_where, label_value=plain(text[label]),
@@ -198,10 +198,10 @@ def row_kinds(
 ) -> list[str]:
     """The kind of every row: "normal", or that of `kind`, or the anomalous value where there are several."""
     if kind is not None:
-        named = [value or "anomaly" for value in text[kind]]
+        named = [spelled(value) or "anomaly" for value in text[kind]]
     else:
         several = len({canonical(value) for value in text[label][odd]}) > 1
-        named = text[label] if several else ["anomaly"] * len(text)
+        named = list(map(spelled, text[label])) if several else ["anomaly"] * len(text)
     taken = next((row for row, value in enumerate(named) if odd[row] and value == "normal"), None)
     if taken is not None:
         raise InputError(

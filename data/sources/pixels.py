@@ -177,6 +177,12 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
         return array > 0
     if path.suffix.lower() not in LOSSY and are_classes(array, values):
         return array > 0
+    low = values[(values > 0) & (values <= MOST_CLASSES)]
+    if path.suffix.lower() not in LOSSY and values[0] == 0 and len(low) and np.isin(values, [0, *low, 255]).all():
+        raise BadImage(
+            f"a mask must hold class numbers up to {MOST_CLASSES} or grey levels, got {low[0]} beside 255; if 255 is "
+            "'ignore', write 0 there"
+        )
     full = 2 ** int(values[-1]).bit_length()  # 256 of 8 bits, in a file of 16 too
     plain = ((array < full // 8) | (array >= full - full // 8)).mean()
     if len(values) > MOST_CLASSES and plain < PLAIN:

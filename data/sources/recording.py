@@ -15,7 +15,7 @@ from data.errors import InputError, SettingsError, closest
 from data.records import Records, make_meta
 from data.sources.common import Quarantine, entries, inside, show, watched
 from data.sources.text import read_text
-from data.sources.types import INTEGER, compact, dates, has_zone
+from data.sources.types import INTEGER, compact, dates, has_zone, spelled
 
 DUPLICATES, MISSING = ("error", "mean", "last"), ("error", "impute")
 OTHERS = {".txt", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".json"}  # files that may hold a table, but are not read
@@ -100,6 +100,12 @@ def read_series(
         raise InputError(
             f"{show(path)}: an entity must lie in one file, '{show(min(twice))}' lies in several; join"
         )
+    if len({r.dated for r in recordings}) > 1:
+        first = next(r for r in recordings if r.dated != recordings[0].dated)
+        raise InputError(
+            f"{first.rows[0]}: timestamps of all recordings must be dates or all numbers of steps, got both; write "
+            "all as ISO dates"
+        )
     recordings = [mend(r, channels, duplicates, missing, quarantine) for r in recordings]
     if spans_file is not None:
         mark(recordings, spans_file, zoned, quarantine)
@@ -166,7 +172,8 @@ def parse(
                 f"{at}, {row}: the kind of an anomaly must not be 'normal'; mend its label or kind"
             )
     whole = name or file.name.split(".csv")[0]
-    names = table[entity].to_numpy(object) if entity else np.full(len(table), whole, object)
+    named = map(spelled, table[entity]) if entity else [whole] * len(table)
+    names = np.array([*named], object)
     if entity and (names == "").any():
         raise InputError(
             f"{at}, {rows[int((names == '').argmax())]}: column '{show(entity)}' must name an entity, "
@@ -231,7 +238,7 @@ def mend(
 
 
 def in_order(r: Recording, duplicates: str, quarantine: Quarantine) -> Recording:
-    """Sorted by time; of equal times the mean, or the last row of the file."""
+    """Sorted by time; of equal times the mean, or the last row of the file, anomalous where any of them is."""
     if (np.diff(r.time) < 0).any():
         order = np.argsort(r.time, kind="stable")
         quarantine.note(
@@ -326,6 +333,7 @@ def mark(recordings: list[Recording], file: Path, zoned: dict[str, bool], quaran
     said = {column: [has_zone(cell) for cell in table[column]] for column in ("start", "end")}
     for row, start, end in zip(range(len(table)), *both):
         name = table["entity"].iloc[row] if "entity" in table else recordings[0].entity
+        name = name if name in by_name else spelled(name)
         kind = (table["kind"].iloc[row] if "kind" in table else "") or "anomaly"
         if kind == "normal":
             raise InputError(

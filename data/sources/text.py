@@ -150,6 +150,10 @@ def decoded(path: Path, data: bytes) -> str:
 def read_header(path: Path, text: str, separator: str | None) -> tuple[list[str], str]:
     """(names, separator); without one given, the separator that makes most columns of the header."""
     first = text.split("\n", 1)[0].rstrip("\r")
+    if "\r" in first:
+        raise InputError(
+            f"{show(path)}: all lines must end alike, the header ends in a lone carriage return; save it anew"
+        )
     split = {mark: next(csv.reader([first], delimiter=mark), []) for mark in (separator, *SEPARATORS) if mark}
     mark = separator or max(SEPARATORS, key=lambda mark: len(split[mark]))
     names = [name.strip() for name in split[mark]]

@@ -20,6 +20,7 @@ TRUTH = (
     {"0", "1"},
 )  # lower case; second of 0/1 is true
 TRUE = {"t", "true", "yes", "y", "1"}
+WHOLE = re.compile(r"([+-]?\d+)\.0+")
 INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 CODE = re.compile(
     r"[+-]?0\d+|[+-]?\d{19,}"
@@ -92,6 +93,13 @@ def infer(name: str, cells: np.ndarray, where: str, rows: list[str]) -> tuple[pd
         return pd.Series(numbers), column | {"decimals": decimals(numbers)}
     check_categories(values, cells, filled, at, rows)
     return pd.Series(np.where(filled, cells, None), dtype="string"), column | {"categories": values}
+
+
+def spelled(name: str) -> str:
+    """A name as it stands, but a whole number without a fraction of zeros: 1.0 is what a column of 1 becomes in a file
+    where a cell is missing."""
+    found = WHOLE.fullmatch(name)
+    return found[1] if found else name
 
 
 def kind_of(values: list[str]) -> str:
