@@ -863,6 +863,12 @@ def test_labels_compare_as_numbers(value: float):
     assert canonical(value) == canonical(str(value)) == canonical(repr(value) + " ")
 
 
+def test_codes_that_python_reads_as_a_number_are_labels_of_their_own():
+    names = ["10", "1_0", "100", "1E2", "12345678901234567", "12345678901234568"]
+    assert [canonical(name) for name in names] == names
+    assert canonical("+7.") == canonical("07") == "7" and canonical("-0") == "0"
+
+
 @given(st.text())
 def test_names_are_shown_on_one_printable_line(text: str):
     assert show(text).isprintable() and len(show(text)) <= 203

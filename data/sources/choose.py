@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
@@ -17,10 +18,14 @@ SEED = 0  # of the draw under a limit: the same rows in every run
 
 
 def canonical(value: object) -> str:
-    """A value as it is compared: 1, "1.0" and True are the same, text is itself."""
+    """A value as it is compared: 1, "1.0" and True are the same; text is itself, and codes such as 1_0 and 1E2."""
     text = str(value).strip()
     if text.lower() in ("true", "false"):
         return "1" if text.lower() == "true" else "0"
+    if re.fullmatch(r"[+-]?\d{1,300}(\.0*)?", text, re.ASCII):
+        return str(int(text.split(".")[0]))  # exact beyond 2^53 too
+    if "_" in text or "E" in text:
+        return text
     try:
         number = float(text)
     except ValueError:
