@@ -63,7 +63,7 @@ def within(cells: pd.DataFrame, real: Records) -> pd.DataFrame:
         name, kind = column["name"], column["type"]
         if not real.x[name].notna().any():
             out[name] = out[name].mask(np.ones(len(out), bool))
-        if kind not in AMOUNTS or not out[name].notna().any():
+        if kind not in AMOUNTS:
             continue
         may, value = allowed_of(real.x[name], kind), amounts(out[name], kind)
         low, high = (np.ceil(may.low), np.floor(may.high)) if kind != "numeric" else (may.low, may.high)

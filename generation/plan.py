@@ -13,9 +13,9 @@ import pandas as pd
 
 from data.records import Records
 
-# over the parent's: an image's mask, a window's span; a row is whole
-SIZES = {"small": (0.6, 0.85), "like": (0.85, 1.2), "large": (1.2, 1.6)}
-WHOLE = {"any": (1.0, 1.0)}
+SPANS = {"small": (0.6, 0.85), "like": (0.85, 1.2), "large": (1.2, 1.6)}
+# over the parent's: of an image's mask, of a window's span; a row is whole
+SIZES = {"image": SPANS, "series": SPANS, "row": {"any": (1.0, 1.0)}}
 SEVERITIES = {"faint": (0.6, 0.85), "like": (0.85, 1.15), "strong": (1.15, 1.5)}  # over the kind's matched cfg_scale
 # where in the host; of rows, which have no place, how much they are noised (inpaint.row_chunk)
 PLACES = {"image": ("inner", "outer"), "series": ("early", "middle", "late"), "row": ("slight", "strong")}
@@ -25,8 +25,7 @@ EXPLORE = 0.3
 
 def arms(kinds: list[str], modality: str) -> dict[str, list[str]]:
     """The choices that are steered, by factor: every kind|size|severity, every place, every host bin."""
-    sizes = SIZES if modality != "row" else WHOLE
-    shapes = [f"{kind}|{size}|{severity}" for kind in kinds for size in sizes for severity in SEVERITIES]
+    shapes = [f"{kind}|{size}|{severity}" for kind in kinds for size in SIZES[modality] for severity in SEVERITIES]
     hosts = HOSTS if modality != "row" else ("any",)  # a row's host is its parent
     return {"shape": shapes, "place": [f"place:{p}" for p in PLACES[modality]], "host": [f"host:{h}" for h in hosts]}
 
@@ -81,7 +80,7 @@ def plan(
     (positions in `support` and `fit`), fold and mates (positions in `support` of the parent's kind in its fold).
     Row i does not change with `count`."""
     kinds = sorted(set(support.meta["kind"]))
-    choices = arms(kinds, fit.modality)
+    choices, sizes = arms(kinds, fit.modality), SIZES[fit.modality]
     below = {factor: chances(names, steer).cumsum() for factor, names in choices.items()}
     below = {factor: (total / total[-1]).tolist() for factor, total in below.items()}
     kind_of, bin_of = support.meta["kind"].to_numpy(), host_bins(fit)
@@ -104,7 +103,7 @@ def plan(
         pool = pool if len(pool) else hosts[fold]
         rows.append({
             "seed": own, "kind": kind, "size": size, "severity_bin": severity, "place": place, "host_bin": host_bin,
-            "parent": parent, "host": int(pick(rng, pool)), "size_factor": float(rng.uniform(*(SIZES | WHOLE)[size])),
+            "parent": parent, "host": int(pick(rng, pool)), "size_factor": float(rng.uniform(*sizes[size])),
             "severity_factor": float(rng.uniform(*SEVERITIES[severity])), "fold": int(fold),
             "mates": mates[parent],
         })  # fmt: skip

@@ -42,11 +42,13 @@ def main(run: Run) -> dict:
             label = f"tune {run.dataset} r{run.round} seed {seed}"
             with work.unit(f"seed{seed}") as folder, progress(settings["steps"], label) as bar:
                 adapter = Adapter.load(Base.load(paths.base, device), before / f"seed{seed}", train=True)
-                kept, refused = sides(home / "generated" / f"seed{seed}", keep, seed)
-                losses = tune(
-                    adapter, fit, support_of(run, seed, pool), kept, refused, **settings, seed=seed,
-                    folder=work.scratch(f"seed{seed}"), report=lambda step, loss: bar.to(step, f"loss {loss:.3f}"),
-                )  # fmt: skip
+                losses = []
+                if settings["steps"]:
+                    kept, refused = sides(home / "generated" / f"seed{seed}", keep, seed)
+                    losses = tune(
+                        adapter, fit, support_of(run, seed, pool), kept, refused, **settings, seed=seed,
+                        folder=work.scratch(f"seed{seed}"), report=lambda step, loss: bar.to(step, f"loss {loss:.3f}"),
+                    )  # fmt: skip
                 adapter.save(folder, contrast=adapter.config.get("contrast", {}))
                 write_losses(folder / "loss.csv", losses)
             return bool(losses)

@@ -1223,6 +1223,9 @@ def test_a_name_written_as_a_number_with_zeros_behind_is_the_same_name(tmp_path:
                        group="g", kind="k")  # fmt: skip
     assert records.meta["group"].tolist() == ["g-1", "g-7", "g-1.5", "g-1", "g-007", "g-1.50"]
     assert sorted(set(records.meta["kind"])) == ["2", "normal"]
+    (tmp_path / "u.csv").write_text("a,y\n9,1.0\n8,0.0\n7,2.0\n")
+    records, _ = table(tmp_path, "a,y\n1,1\n0,0\n3,2\n", test_path="u.csv", anomalous=[1, 2])
+    assert records.meta["kind"].tolist() == ["1", "normal", "2"] * 2
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a.csv").write_text("t,v,e\n0,1,1\n1,2,1\n")
     (tmp_path / "s" / "b.csv").write_text("t,v,e\n2,1,1.0\n3,2,1.0\n")

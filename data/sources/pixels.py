@@ -175,10 +175,11 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     binary = len(values) == 2 and values[0] == 0
     if binary or values[-1] <= MOST_CLASSES or len(values) == 1:
         return array > 0
-    if path.suffix.lower() not in LOSSY and are_classes(array, values):
+    exact = path.suffix.lower() not in LOSSY
+    if exact and are_classes(array, values):
         return array > 0
     low = values[(values > 0) & (values <= MOST_CLASSES)]
-    if path.suffix.lower() not in LOSSY and values[0] == 0 and len(low) and np.isin(values, [0, *low, 255]).all():
+    if exact and len(low) and np.isin(values, [0, *low, 255]).all():
         raise BadImage(
             f"a mask must hold class numbers up to {MOST_CLASSES} or grey levels, got {low[0]} beside 255; if 255 is "
             "'ignore', write 0 there"
