@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -95,21 +96,26 @@ def read_series(
         found = parse(file, name, table, timestamp, channels, label, entity, kind)
         zoned |= {r.entity: has_zone(table[timestamp].iloc[0]) for r in found}
         recordings += found
-    twice = {r.entity for r in recordings if sum(r.entity == other.entity for other in recordings) > 1}
-    if twice:
-        raise InputError(
-            f"{show(path)}: an entity must lie in one file, '{show(min(twice))}' lies in several; join"
-        )
-    if len({r.dated for r in recordings}) > 1:
-        first = next(r for r in recordings if r.dated != recordings[0].dated)
-        raise InputError(
-            f"{first.rows[0]}: timestamps of all recordings must be dates or all numbers of steps, got both; write "
-            "all as ISO dates"
-        )
+    check_together(recordings, path)
     recordings = [mend(r, channels, duplicates, missing, quarantine) for r in recordings]
     if spans_file is not None:
         mark(recordings, spans_file, zoned, quarantine)
     return assemble(recordings, channels, path.name), quarantine.rows
+
+
+def check_together(recordings: list[Recording], path: Path) -> None:
+    """Raises InputError for an entity of several files and for dates beside step numbers."""
+    twice = [entity for entity, count in Counter(r.entity for r in recordings).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{show(path)}: an entity must lie in one file, '{show(min(twice))}' lies in several; join"
+        )
+    other = next((r for r in recordings if r.dated != recordings[0].dated), None)
+    if other is not None:
+        raise InputError(
+            f"{other.rows[0]}: timestamps of all recordings must be dates or all numbers of steps, got both; write "
+            "all as ISO dates"
+        )
 
 
 def csv_files(folder: Path, labels: Path | None, quarantine: Quarantine) -> list[tuple[Path, str]]:
