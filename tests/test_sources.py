@@ -342,6 +342,7 @@ def test_masks_of_every_convention_mark_the_same_pixels(tmp_path: Path):
         "red.png": np.dstack([SPOT, SPOT * 0, SPOT * 0]),
         "softrgb.png": np.dstack([soft] * 3),
         "tint.png": np.dstack([soft, soft + 3, soft]),
+        "dark.png": np.dstack([classes, classes * (classes > 1), classes * 0]),  # (1, 0, 0) and (3, 3, 0)
     }
     for name, array in cases.items():
         np.testing.assert_array_equal(read_mask(save(tmp_path / name, array), odd.shape), odd, err_msg=name)
@@ -706,9 +707,29 @@ def test_numbers_and_dates_of_a_country_are_refused_beside_plain_ones(tmp_path: 
         table(tmp_path, "a,y\n" + rows, anomalous="bad")
 
 
+@pytest.mark.parametrize("form", ["${}", "{}.5 mm", "\u2212{}", "({}.25)", "{} km/h", "1,2{:02d}.5 €"])
+def test_numbers_with_units_and_brackets_are_refused_where_they_are_many(tmp_path: Path, form: str):
+    cells = [form.format(i) for i in range(30)]
+    rows = "".join(f'"{cell}",{"ok" if i else "bad"}\n' for i, cell in enumerate(cells))
+    with pytest.raises(InputError, match=r"column .a.: numbers must be digits .*; leave out units, brackets"):
+        table(tmp_path, "a,y\n" + rows, anomalous="bad")
+    few = "".join(f'"{cells[i % 3]}",{"ok" if i else "bad"}\n' for i in range(30))
+    assert table(tmp_path, "a,y\n" + few, anomalous="bad")[0].schema["columns"][0]["type"] == "categorical"
+
+
+@pytest.mark.parametrize("cells", [["-", "3", "4.5"], ["#DIV/0!", "1", "2"], ["2024-03-01", "2024-03-02", "--"]])
+def test_signs_of_no_value_among_numbers_and_dates_are_refused(tmp_path: Path, cells: list[str]):
+    rows = "".join(f"{cell},{label}\n" for cell, label in zip(cells, ("ok", "bad", "ok")))
+    with pytest.raises(InputError, match=r"row \d: the cell must be .* as the others are, got '.*'; mend it or blank"):
+        table(tmp_path, "a,y\n" + rows, anomalous="bad")
+
+
 @pytest.mark.parametrize(
     "cells",
     [
+        [f"{i}{'ABCD'[i % 4]}" for i in range(30)],
+        ["-", "+", "0"],
+        ["007", "-", "12"],
         ["1.2.3", "1.2.13", "1.10.20"],
         ["1.2.13", "1.2.14", "1.10.20"],
         ["10.0.0.1", "192.168.100.200", "10.0.0.2"],
@@ -726,7 +747,7 @@ def test_numbers_and_dates_of_a_country_are_refused_beside_plain_ones(tmp_path: 
     ],
 )
 def test_codes_and_versions_stay_categories(tmp_path: Path, cells: list):
-    rows = "".join(f"{cell},{label}\n" for cell, label in zip(cells, ("ok", "bad", "ok")))
+    rows = "".join(f"{cell},{'bad' if i == 1 else 'ok'}\n" for i, cell in enumerate(cells))
     records, _ = table(tmp_path, "a,y\n" + rows, anomalous="bad")
     assert records.schema["columns"][0]["categories"] == sorted(cells)
 
@@ -846,6 +867,10 @@ def test_a_second_file_is_the_given_test_with_one_schema(tmp_path: Path):
         (["1e3", "-.5"], "numeric"),
         (["007", "12"], "categorical"),
         (["1" * 19], "categorical"),
+        ([*map(str, range(300)), "00"], "integer"),
+        ([*map(str, range(300)), "1" + "0" * 20], "numeric"),
+        ([*map(str, range(300)), *(f"0{i}" for i in range(7))], "categorical"),
+        ([f"{i:05d}" for i in range(9990, 10300)], "categorical"),
         (["1_0"], "categorical"),
         (["2020-01-01"], "date"),
         (["2020-01-01 10:00:00+01:00"], "date"),
@@ -1150,6 +1175,14 @@ def test_dates_without_marks_are_no_numbers_of_steps(tmp_path: Path, form: str):
 def test_seconds_and_numbers_of_steps_stay_numbers(tmp_path: Path, start: int, step: int):
     records, _ = series(tmp_path, "t,v,y\n" + "".join(f"{start + step * i},1,0\n" for i in range(20)))
     assert records.time[0].tolist() == [start + step * i for i in range(20)]
+
+
+def test_numbers_of_nineteen_digits_are_nanoseconds(tmp_path: Path):
+    ns = [1_700_000_000_000_000_000 + 10**9 * i for i in range(20)]
+    records, _ = series(tmp_path, "t,v,y\n" + "".join(f"{t},1,0\n" for t in ns))
+    assert records.time[0].tolist() == ns
+    iso = [pd.Timestamp(t).isoformat() for t in ns]
+    assert series(tmp_path, "t,v,y\n" + "".join(f"{t},1,0\n" for t in iso))[0].time[0].tolist() == ns
 
 
 @pytest.mark.parametrize(

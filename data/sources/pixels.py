@@ -161,8 +161,10 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
             f"the mask must have the image's size {shape[1]} x {shape[0]}, got "
             f"{array.shape[1]} x {array.shape[0]}{hint}"
         )
+    exact = path.suffix.lower() not in LOSSY
     if array.ndim == 3:
-        if palette or int(np.ptp(array, axis=2).max()) > MOST_CLASSES:  # JPEG tints a grey by less
+        tint = int(np.ptp(array, axis=2).max())  # JPEG tints a grey by less than colours differ
+        if palette or tint > MOST_CLASSES or (exact and tint and array.max() <= MOST_CLASSES):
             colours = len(np.unique(array @ np.array([1, 2**16, 2**32])))
             if not palette and colours > MOST_CLASSES:
                 raise BadImage(
@@ -175,7 +177,6 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     binary = len(values) == 2 and values[0] == 0
     if binary or values[-1] <= MOST_CLASSES or len(values) == 1:
         return array > 0
-    exact = path.suffix.lower() not in LOSSY
     if exact and are_classes(array, values):
         return array > 0
     low = values[(values > 0) & (values <= MOST_CLASSES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from data.sources.types import INTEGER, compact, dates, has_zone, spelled
 DUPLICATES, MISSING = ("error", "mean", "last"), ("error", "impute")
 OTHERS = {".txt", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".json"}  # files that may hold a table, but are not read
 YES, NO = {"1", "1.0", "true", "t", "yes", "y"}, {"0", "0.0", "false", "f", "no", "n"}
+NANOSECONDS = re.compile(r"[1-8]\d{18}")  # since the epoch: 2001 to 2255
 GAP = 1.5  # times the usual step: less is jitter
 MOST_FILLED = 10  # times the rows of an entity: more is a wrong unit, not a gap
 
@@ -137,7 +139,7 @@ def csv_files(folder: Path, labels: Path | None, quarantine: Quarantine) -> list
 
 
 def times(cells: np.ndarray, at: str, rows: list[str]) -> np.ndarray:
-    """(T,) int64 of whole numbers as they are, of ISO dates ns since the epoch; else InputError."""
+    """(T,) int64 of whole numbers as they are, of 19 digits as ns since the epoch, as of ISO dates; else InputError."""
     for row, cell in zip(rows, cells):
         if not cell:
             raise InputError(
@@ -145,6 +147,8 @@ def times(cells: np.ndarray, at: str, rows: list[str]) -> np.ndarray:
             )
     if all(map(INTEGER.fullmatch, cells)):
         return np.array([int(cell.split(".")[0]) for cell in cells], np.int64)
+    if all(map(NANOSECONDS.fullmatch, cells)):
+        return np.array([*map(int, cells)], np.int64)
     return dates(cells, at, rows).astype("int64").to_numpy()
 
 

@@ -24,11 +24,15 @@ WHOLE = re.compile(r"([+-]?\d+)\.0+")
 INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 CODE = re.compile(
     r"[+-]?0\d+|[+-]?\d{19,}"
-)  # leading zeros or too long for an integer: a code, not an amount
+)  # leading zeros or too long for an integer: as of a code, see are_codes
 MARKED = re.compile(  # 2,5 and 12.5 %, 1.234,50 and 1 234,50, 1,234.50 and 1'234.50; 1.2.3 and 10.0.0.1 are none
     r"([+-]?(\d+,\d+|\d+([.,]\d+)?(?= ?%))|"
     r"-?[1-9]\d{0,2}(([. \u00a0\u202f]\d{3})+(,\d+)?|([,'\u2019]\d{3})+(\.\d+)?))( ?%)?"
 )
+DRESSED = re.compile(  # $1,200.50, 12 mm, (3.5), 7 km/h, and minus signs of typesetting: the unit is what follows
+    r"\(?[+\u2212-]? ?[$€£¥]? ?(\d{1,3}(,\d{3})+(\.\d+)?|\d+([.,]\d+)?)(?P<unit> ?([^\W\d_]|[$€£¥°%])[^\s()]*)?\)?"
+)
+GAP = re.compile(r"[-\u2013\u2014.]+|#.+[!?A]")  # - and #DIV/0! among numbers stand for no number
 GROUPS = re.compile(r"\d{3}([. ]\d{3})+")  # 604.123.456: of all its values, a code, not an amount
 LOCAL = re.compile(  # 31.12.2024, 12/31/2024 23:59, 31-12-2024, 01.02.24, 1/2/24 11:05 PM; 1.2.13 is a version
     r"(\d{1,2}([./-])\d{1,2}\2\d{4}|\d{1,2}/\d{1,2}/\d{2}|(0[1-9]|[12]\d|3[01])\.(0[1-9]|[12]\d|3[01])\.\d{2})"
@@ -40,6 +44,7 @@ DATE = re.compile(
 )
 ZONE = re.compile(r"\d{4}-?\d{2}-?\d{2}.*(Z|[+-]\d{2}(:?\d{2})?)")
 COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # dates without marks, by length
+CODED = 0.02  # of the distinct values of a column: fewer with leading zeros are amounts, oddly written
 DRIFT, FEW = 0.9, 20  # a column of more than 20 values of which 90 % are numbers is meant to be numbers
 MOST_CATEGORIES = 1000
 UNIQUE, SOME = 0.5, 50  # above 50 values, half of them distinct: an id or free text
@@ -107,13 +112,20 @@ def kind_of(values: list[str]) -> str:
     lower = {value.lower() for value in values}
     if any(lower <= truth for truth in TRUTH[:-1]) or lower == TRUTH[-1]:
         return "boolean"
-    if any(CODE.fullmatch(value) for value in values):
+    if are_codes(values):
         return "categorical"
     if all(INTEGER.fullmatch(value) for value in values):
         return "integer"
     if all(map(is_number, values)):
         return "numeric"
     return "date" if all(DATE.fullmatch(value) for value in values) else "categorical"
+
+
+def are_codes(values: list[str]) -> bool:
+    """Whether distinct texts are codes, not amounts: 007 among a few, among equally long ones, or as no rare case."""
+    padded = sum(CODE.fullmatch(value) is not None for value in values)
+    few_or_even = len(values) <= FEW or len({len(value) for value in values}) == 1
+    return padded > 0 and (few_or_even or padded >= CODED * len(values))
 
 
 def is_number(text: str) -> bool:
@@ -133,11 +145,9 @@ def check_categories(
     """Raises InputError where text was meant to be numbers or dates, or is an id or free text."""
     for fits, rule in ((is_number, "a number"), (DATE.fullmatch, "an ISO date")):
         odd = {value for value in values if not fits(value)}
-        if (
-            len(values) > FEW
-            and len(odd) <= (1 - DRIFT) * len(values)
-            and not any(map(CODE.fullmatch, values))
-        ):
+        rare = len(values) > FEW and len(odd) <= (1 - DRIFT) * len(values)
+        gaps = 0 < len(odd) < len(values) and all(map(GAP.fullmatch, odd))
+        if (rare or gaps) and not are_codes(values):
             row = next(i for i, cell in enumerate(cells) if cell in odd)
             raise InputError(
                 f"{at}, {rows[row]}: the cell must be {rule} as the others are, got "
@@ -150,6 +160,12 @@ def check_categories(
         local = [v for v in values if form.fullmatch(v) and not fits(v) and not GROUPS.fullmatch(v)]
         if any(map(sure.search, local)) and all(form.fullmatch(value) or fits(value) for value in values):
             raise InputError(f"{at}: {rule}, got '{show(local[0])}'; write them so")
+    found = [DRESSED.fullmatch(value) for value in values if not is_number(value)]
+    if len(values) > FEW and found and all(found) and len({one["unit"] for one in found}) == 1:
+        raise InputError(
+            f"{at}: numbers must be digits and at most a decimal point, got '{show(found[0].string)}'; "
+            "leave out units, brackets and separators"
+        )
     if len(values) > MOST_CATEGORIES or (len(values) > SOME and len(values) > UNIQUE * filled.sum()):
         raise InputError(
             f"{at}: text must have few categories, got {len(values)} in {int(filled.sum())} rows; "
