@@ -3,6 +3,7 @@
     python benchmarks/proof.py [--jobs N] [--only SET ...] [--k K ...]   # runs what is not done yet; again to go on
     python benchmarks/proof.py --criteria [--only SET ...]               # K = 10, the filter's other criteria
     python benchmarks/proof.py --table                                   # runs nothing
+    python benchmarks/proof.py --readme                                  # runs nothing; README.md's table too
 
 A cell is a set and a K, run by pipelines.cell in .work/cells/proof--<set>--k<K>/: done ones are not run again, a killed
 one goes on, a FAILED one stops no other and makes the exit code 1. In benchmarks/results/, earlier runs included:
@@ -27,7 +28,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from proof_tables import HEAD, tables, title
+from proof_tables import HEAD, headline, into, tables, title
 from pydantic import Field
 
 from data.errors import SettingsError, closest
@@ -39,6 +40,7 @@ from pipelines.work import atomic_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE, RESULTS = Path("benchmarks/proof.yaml"), Path("benchmarks/results")
+FILES = ("proof.json", "proof_cells.json")
 ALWAYS = {"train.*.shuffled": True}  # the control of shuffled masks too
 RATIO = ("likelihood", "alike")  # criteria by the likelihood ratio, which judges no images
 GATE = ("chosen", "reference", "accepted", "holds_at", "gain", "truly_helpful", "seeds")
@@ -128,7 +130,7 @@ def rounds_of(home: Path) -> list[dict]:
 def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tuple[dict, dict]:
     """proof.json and proof_cells.json with the cells that are done put in; sets that are no more go."""
     both = []
-    for file in ("proof.json", "proof_cells.json"):
+    for file in FILES:
         path = folder / file
         both.append(json.loads(path.read_text()) if path.exists() else {})
     for result in results:
@@ -181,7 +183,7 @@ def run(given: argparse.Namespace, root: Path) -> int:
     if given.criteria:
         cells = criteria_cells(proof, root, given.only)
     else:
-        cells = [] if given.table else cells_of(proof, given.only, given.k)
+        cells = [] if given.table or given.readme else cells_of(proof, given.only, given.k)
     results: list[dict] = []
 
     def report(result: dict) -> None:
@@ -191,6 +193,10 @@ def run(given: argparse.Namespace, root: Path) -> int:
 
     run_cells(cells, jobs=given.jobs, root=root, report=report)
     write(proof, results, root)
+    if given.readme:
+        page, found = root / "README.md", [json.loads((root / RESULTS / name).read_text()) for name in FILES]
+        with atomic_file(page) as path:
+            path.write_text(into(page.read_text(encoding="utf-8"), headline(*found)), encoding="utf-8")
     print(f"{root / RESULTS / 'proof.md'}: {sum(r['status'] == 'done' for r in results)} of {len(cells)} cells done")
     return int(any(result["status"] != "done" for result in results))
 
@@ -205,6 +211,7 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     parser.add_argument("--k", nargs="+", type=int, metavar="K")
     parser.add_argument("--criteria", action="store_true", help="the filter's other criteria, at the head's K")
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--readme", action="store_true", help="run nothing, put the table into README.md")
     given = parser.parse_args(argv)
     listen()
     try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pipelines.markdown import signed, table
 
 HEAD = 10  # the K that a set's own name stands for
+USUAL = 5  # supports a set; other numbers are told
+ARMS = ("real", "standard", "classical", "generated", "dropped", "filtered", "mixed", "shuffled")
+MARKS = ("<!-- proof: python benchmarks/proof.py --readme -->\n", "<!-- /proof -->\n")  # around README's table
 MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % intervals; gains are paired by support."
 GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
 generations gains over it on the real test split, which the gate never sees. *Truly helpful*: that gain has a mean above
@@ -104,6 +107,29 @@ def accepted(pairs: list[tuple[bool, bool]], what: str) -> str:
 
 
 # tables
+
+
+def headline(found: dict, about: dict) -> str:
+    """README's table: every set's arms at the head's K, what the filter is worth and what the gate said."""
+    rows = []
+    for name, entry in found.items():
+        if about[name]["k"] != HEAD:
+            continue
+        metric, gate = about[name]["metric"], entry["gate"]
+        supports = len(entry["real"][metric]["values"])
+        notes = ["untouched"] * bool(about[name].get("untouched")) + [f"{supports} supports"] * (supports != USUAL)
+        said = f"{'accepted' if gate['accepted'] else 'refused'}, test {signed(gate['gain'])}"
+        arms = [mean(entry.get(arm, {}).get(metric)) for arm in ARMS]
+        gain = signed(paired(entry, "filtered", "dropped", metric))
+        rows.append([f"{name} ({', '.join(notes)})" if notes else name, metric, *arms, gain, said])
+    return table(["set", "metric", *ARMS, "filtered over dropped (95 %)", "gate"], rows)
+
+
+def into(readme: str, text: str) -> str:
+    """The page with what stands between the marks replaced; ValueError where the marks are not there."""
+    before, rest = readme.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return f"{before}{MARKS[0]}\n{text}\n\n{MARKS[1]}{after}"
 
 
 def arms_table(heads: dict, about: dict) -> str:

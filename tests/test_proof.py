@@ -157,6 +157,24 @@ def test_the_aims_are_counted_from_paired_intervals(code):
     assert lines[5] == "- on single supports it accepts 3 of 5 truly helpful supports and 3 of 4 others"
 
 
+def test_the_readme_says_what_the_results_say(code):
+    found, about = (json.loads((ROOT / "benchmarks" / "results" / name).read_text()) for name in code.proof.FILES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert code.tables.into(readme, code.tables.headline(found, about)) == readme
+
+
+def test_the_head_table_tells_supports_and_untouched_sets_and_leaves_out_other_budgets(code):
+    arms = {arm: told(0.25, 0.75) for arm in code.tables.ARMS[:-1]} | {"dropped": told(0.125, 0.5)}
+    found = {"a": arms | {"gate": gate(True, 0.1, 0.3)}, "a@k5": arms | {"gate": gate(False, 0.0)}}
+    about = {"a": {"metric": "ap", "k": 10, "untouched": True}, "a@k5": {"metric": "ap", "k": 5}}
+    head, _, row = code.tables.headline(found, about).splitlines()
+    assert head.split(" | ")[1:3] == ["metric", "real"]
+    assert row.startswith("| a (untouched, 2 supports) | ap |" + 4 * " 0.500 |" + " 0.312 | 0.500 | 0.500 | – |")
+    assert row.endswith("| +0.188 (-0.607 to +0.982) | accepted, test +0.200 (-1.071 to +1.471) |")
+    with pytest.raises(ValueError):
+        code.tables.into("no marks", row)
+
+
 def test_other_confidences_accept_what_holds_at_them(code):
     def gate(holds: float, *seeds: tuple[float, float]) -> dict:
         gain = sum(g for _, g in seeds) / len(seeds)
