@@ -24,11 +24,12 @@ Params = Annotated[Path, typer.Option("--params", help="settings to read")]
 
 MOST_LINES = 60  # of a data set's check
 # Rough seconds on two CPU cores, from runs of the demo, magnetic_tile and deeppcb: of images per pixel, of a crop for
-# train and sample; detect: of the whole images that a detector learns from or scores
+# train and sample; detect: of the whole images that a detector learns from or scores; ratio: of the windows and rows
+# that the likelihood ratio scores
 SECONDS = {
-    "image": {"train": 2.2e-6, "sample": 1.2e-6, "detect": 5e-7, "start": 60},
-    "series": {"train": 6e-4, "sample": 1e-4, "detect": 0.0, "start": 20},
-    "row": {"train": 8e-5, "sample": 2e-5, "detect": 0.0, "start": 15},
+    "image": {"train": 2.2e-6, "sample": 1.2e-6, "detect": 5e-7, "ratio": 0.0, "start": 60},
+    "series": {"train": 6e-4, "sample": 1e-4, "detect": 0.0, "ratio": 1 / 80, "start": 20},
+    "row": {"train": 8e-5, "sample": 2e-5, "detect": 0.0, "ratio": 1 / 670, "start": 15},
 }
 DETECTORS = 9  # trained and measured a support: seven arms and the pair that the gate compared
 
@@ -86,6 +87,8 @@ def estimate(settings: Settings, modality: str, parts: Any) -> tuple[float, int]
     seconds += sum(own["sample"] * area * 2 * g.count * seeds * 2 * g.steps for g in made)
     whole = [x.shape[0] * x.shape[1] for name in ("fit", "calib", "test") for x in getattr(parts, name).x if area > 1]
     seconds += own["detect"] * sum(whole) * seeds * DETECTORS
+    if settings.section("evaluate", modality).likelihood:
+        seconds += own["ratio"] * (len(parts.calib) + len(parts.test)) * seeds
     record = payload(parts.fit)
     real = record * sum(len(getattr(parts, name)) for name in ("fit", "support", "calib", "test"))
     generated = record * 2 * seeds * sum(g.count for g in made)  # with its adapter-off twin

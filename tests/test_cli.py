@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -85,6 +86,20 @@ def test_photos_of_many_pixels_take_longer_than_crops_of_them():
 
     assert seconds(2000) - seconds(1000) == pytest.approx(30 * 3e6 * 3 * 9 * cli.SECONDS["image"]["detect"])
     assert seconds(1000, 3) == seconds(1000)
+
+
+def test_large_tables_take_longer_by_what_the_likelihood_ratio_scores(place):
+    settings = load_settings(place / "params.yaml")
+
+    def seconds(n: int, settings=settings) -> float:
+        part = Records("row", make_meta(10), pd.DataFrame({"a": np.zeros(10)}), np.zeros((10, 1), bool), {})
+        rows = part.take(np.zeros(n, int))
+        return cli.estimate(settings, "row", SimpleNamespace(fit=part, support=part, calib=part, test=rows))[0]
+
+    assert seconds(24000) - seconds(4000) == pytest.approx(20000 * 3 * cli.SECONDS["row"]["ratio"])
+    row = settings.evaluate.row.model_copy(update={"likelihood": False})
+    without = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"row": row})})
+    assert seconds(24000, without) == seconds(4000, without)
 
 
 def test_a_missing_source_names_the_setting_to_mend(place):

@@ -1110,6 +1110,17 @@ def test_a_span_of_a_labels_file_is_no_normal_one(tmp_path: Path):
         folder(tmp_path, files, labels="l.csv")
 
 
+def test_labels_name_recordings_by_the_column_that_does_in_the_data(tmp_path: Path):
+    data = "t,host,v\n" + "".join(f"{i},{host},{i}\n" for host in "ab" for i in range(4))
+    for column in ("host", "entity"):
+        files = {"m.csv": data, "l.csv": f"start,end,{column}\n1,2,b\n"}
+        records, quarantine = folder(tmp_path, files, labels="l.csv", entity="host")
+        assert records.meta[["id", "segments"]].values.tolist() == [["a", "[]"], ["b", '[[1, 3, "anomaly"]]']]
+        assert not quarantine
+    with pytest.raises(InputError, match="start and end, and entity where there are several, got start, end, node"):
+        folder(tmp_path, {"m.csv": data, "l.csv": "start,end,node\n1,2,b\n"}, labels="l.csv", entity="host")
+
+
 def zoned(zone: str) -> str:
     return "t,v\n" + "".join(f"2024-03-01 0{i}:00:00{zone},{i}\n" for i in range(6))
 

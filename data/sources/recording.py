@@ -101,7 +101,7 @@ def read_series(
     check_together(recordings, path)
     recordings = [mend(r, channels, duplicates, missing, quarantine) for r in recordings]
     if spans_file is not None:
-        mark(recordings, spans_file, zoned, quarantine)
+        mark(recordings, spans_file, zoned, entity, quarantine)
     return assemble(recordings, channels, path.name), quarantine.rows
 
 
@@ -322,14 +322,18 @@ def span(length: float, dated: bool) -> str:
     return str(timedelta(microseconds=length / 1000)) if dated else f"{length:g}"
 
 
-def mark(recordings: list[Recording], file: Path, zoned: dict[str, bool], quarantine: Quarantine) -> None:
+def mark(
+    recordings: list[Recording], file: Path, zoned: dict[str, bool], entity: str | None, quarantine: Quarantine
+) -> None:
     """Sets `kind` inside the segments of a labels file; one that meets no row is quarantined.
 
-    zoned: whether the times of a recording have a zone, by entity.
+    zoned: whether the times of a recording have a zone, by entity. entity: the column that names the recording in the
+    data, and may in the file; "entity" does as well.
     """
     table = read_text(file)
     lacking = [name for name in ("start", "end") if name not in table]
-    if lacking or ("entity" not in table and len(recordings) > 1):
+    named = next((name for name in (entity, "entity") if name in table), None)
+    if lacking or (named is None and len(recordings) > 1):
         raise InputError(
             f"{show(file)}: labels must have the columns start and end, and entity where there are "
             f"several, got {', '.join(map(show, table.columns))}; mend the header"
@@ -342,7 +346,7 @@ def mark(recordings: list[Recording], file: Path, zoned: dict[str, bool], quaran
     by_name = {r.entity: r for r in recordings}
     said = {column: [has_zone(cell) for cell in table[column]] for column in ("start", "end")}
     for row, start, end in zip(range(len(table)), *both):
-        name = table["entity"].iloc[row] if "entity" in table else recordings[0].entity
+        name = recordings[0].entity if named is None else table[named].iloc[row]
         name = name if name in by_name else spelled(name)
         kind = (table["kind"].iloc[row] if "kind" in table else "") or "anomaly"
         if kind == "normal":
