@@ -110,11 +110,18 @@ def accepted(pairs: list[tuple[bool, bool]], what: str) -> str:
 
 
 def headline(found: dict, about: dict) -> str:
-    """README's table: every set's arms at the head's K, what the filter is worth and what the gate said."""
+    """README's table, every set's arms at the head's K, what the filter is worth and what the gate said; and the aims
+    over all of these sets and over the untouched."""
+    heads = {name: entry for name, entry in found.items() if about[name]["k"] == HEAD}
+    untouched = {name: entry for name, entry in heads.items() if about[name].get("untouched")}
+    parts = [arms_and_gate(heads, about), "Over all sets:", aims(heads, about)]
+    parts += ["Over the untouched sets alone:", aims(untouched, about)] if untouched else []
+    return "\n\n".join(parts)
+
+
+def arms_and_gate(heads: dict, about: dict) -> str:
     rows = []
-    for name, entry in found.items():
-        if about[name]["k"] != HEAD:
-            continue
+    for name, entry in heads.items():
         metric, gate = about[name]["metric"], entry["gate"]
         supports = len(entry["real"][metric]["values"])
         notes = ["untouched"] * bool(about[name].get("untouched")) + [f"{supports} supports"] * (supports != USUAL)

@@ -167,10 +167,11 @@ def test_the_head_table_tells_supports_and_untouched_sets_and_leaves_out_other_b
     arms = {arm: told(0.25, 0.75) for arm in code.tables.ARMS[:-1]} | {"dropped": told(0.125, 0.5)}
     found = {"a": arms | {"gate": gate(True, 0.1, 0.3)}, "a@k5": arms | {"gate": gate(False, 0.0)}}
     about = {"a": {"metric": "ap", "k": 10, "untouched": True}, "a@k5": {"metric": "ap", "k": 5}}
-    head, _, row = code.tables.headline(found, about).splitlines()
+    (head, _, row), *aims = [part.splitlines() for part in code.tables.headline(found, about).split("\n\n")]
     assert head.split(" | ")[1:3] == ["metric", "real"]
     assert row.startswith("| a (untouched, 2 supports) | ap |" + 4 * " 0.500 |" + " 0.312 | 0.500 | 0.500 | – |")
     assert row.endswith("| +0.188 (-0.607 to +0.982) | accepted, test +0.200 (-1.071 to +1.471) |")
+    assert aims[::2] == [["Over all sets:"], ["Over the untouched sets alone:"]] and aims[1] == aims[3]
     with pytest.raises(ValueError):
         code.tables.into("no marks", row)
 

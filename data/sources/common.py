@@ -112,8 +112,10 @@ def watched(folder: Path, name: str, option: str, mend: str) -> Path:
     """A second file, that `option` names in the folder `path`, which is what DVC watches; InputError where it is not
     there. mend: what is left to do once both files lie in a folder."""
     if not folder.is_dir():
-        rule = f"path must be a folder that holds {option} too, or a change of it would go unseen, got a file"
-        raise InputError(f"{show(folder)}: {rule}; put both in a folder of their own and {mend}")
+        raise InputError(
+            f"{show(folder)}: path must be a folder that holds {option} too, or a change of it would go unseen, got a "
+            f"file; put both in a folder of their own and {mend}"
+        )
     file = folder / name
     if not file.is_file() or not inside(folder, file):
         raise InputError(f"{show(name)}: {option} must name a file in {show(folder)}, found none; put it there")
