@@ -1,6 +1,6 @@
 """What params.yaml may hold, as strict models; pipelines/settings.py reads it and holds its sections to each other.
 
-A section is named after its stage and holds a model a modality; only the modalities of the data sets in use are needed.
+A section is named after its stage and holds one model per modality; only those of the data sets in use are needed.
 To add a setting, add a field here and its value to params.yaml and presets/; a test checks that they agree.
 """
 
@@ -67,10 +67,10 @@ class PrepareRow(Model):
 
 class Prepare(Model):
     seeds: Annotated[int, Field(ge=1, le=50)]  # supports drawn, and so repetitions of everything that follows
-    support: Annotated[int, Field(ge=2, le=1000)]  # labelled anomalies a support holds
+    support: Annotated[int, Field(ge=2, le=1000)]  # labelled anomalies in a support
     folds: Annotated[int, Field(ge=2, le=20)]  # of the cross-fitted judges
-    test_share: Share
-    calib_share: Share
+    test_share: Share  # of images, rows and whole recordings without a test of their own; none of ones split in time
+    calib_share: Share  # of the normals to train on, set aside to tell what a usual score is
     strict: bool  # an unreadable item ends the run instead of being quarantined
     image: PrepareImage | None = None
     series: PrepareSeries | None = None
@@ -140,7 +140,7 @@ class AdaptSettings(Model):
     pool: Count  # examples drawn once, from which batches are taken
     prior: Unit  # share of a batch that is normal
     rank: Annotated[int, Field(ge=1, le=256)]
-    match: Count  # records generated a kind and scale to choose the scale
+    match: Count  # records generated per kind and scale, from which the scale is chosen
 
 
 class AdaptImage(AdaptSettings):
@@ -287,7 +287,7 @@ class Tune(RoundSection):
 
 
 class GenerateSettings(Model):
-    count: Count  # records a seed and round
+    count: Count  # records per support and round
     steps: Annotated[int, Field(ge=2, le=1000)]
     sampler: Literal["dpmpp_2m", "heun"]
     sigma_max: Positive
@@ -347,7 +347,7 @@ class FilterSettings(Model):
     trivial_share: Annotated[float, Field(ge=0, lt=1)]  # most that trivial records may be of what the ranking is given
     criterion: Literal["eap", "near", "alike", "balanced", "plain", "hard", "likelihood", "typical"]  # ranks the rest
     keep_share: Annotated[float, Field(gt=0, le=1)]  # best-ranked part of each kind's records left that is kept
-    kind_most: Annotated[float, Field(gt=0, le=1)]  # most of the kept that may be of one kind; but half of it stays
+    kind_most: Annotated[float, Field(gt=0, le=1)]  # the part of the kept that one kind may be; but half of it stays
     kind_least: Annotated[int, Field(ge=0)]  # records of a kind that come back, if only bands or ranks refused them
     collapse: Unit  # a round less varied than this share of the one before stops the loop
     settled: Unit  # steering that moves by less stops it too
@@ -496,7 +496,7 @@ class Audit(Model):
 
 
 class FidelityImage(Model):
-    most: Count = 256  # records a side that are compared
+    most: Count = 256  # records on each side that are compared
 
 
 class FidelitySeries(Model):
