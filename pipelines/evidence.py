@@ -80,13 +80,15 @@ def told(value: object) -> str:
 
 
 def exported(folder: Path) -> dict | None:
-    """{"records", "anomalies", "synthetic"} of the training set that is exported, None where it is not built."""
+    """{"records", "anomalies", "synthetic", "twins"} of the training set that is exported, None where it is not built;
+    twins: of the synthetic ones, those that are normals."""
     shards = sorted((folder / "training").glob("part-*.parquet"))
     if not shards:
         return None
     meta = pd.concat([pd.read_parquet(shard, columns=["label", "synthetic"]) for shard in shards])
     odd, made = int((meta["label"] > 0).sum()), int(meta["synthetic"].sum())
-    return {"records": len(meta), "anomalies": odd, "synthetic": made}
+    twins = int((meta["synthetic"] & (meta["label"] == 0)).sum())
+    return {"records": len(meta), "anomalies": odd, "synthetic": made, "twins": twins}
 
 
 def fidelity(folder: Path) -> dict:

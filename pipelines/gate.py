@@ -2,7 +2,8 @@
 
 Reads base/, records/, splits.json, judges/, every round's generated and kept. Writes gate.json (detection.gate.decide
 over all supports, the same per support, and a sentence) and training/, the record store of the training set that is
-exported: real records and, where the gate accepted, generated ones; else the best simpler arm's. A fold's world holds
+exported: real records and, where the gate accepted, generated ones (of images with their adapter-off twins as normals);
+else the best simpler arm's. A fold's world holds
 nothing of the fold: adapter, masks, hosts, judges, classical records and detectors are made anew without it. Its few
 anomalies weigh against the calib normals as all labelled ones do against all normals: precision depends on their share.
 """
@@ -190,17 +191,17 @@ def inner_folds(normals, odd, tied: dict[str, str], seed: int) -> dict[str, int]
 
 
 def export(run: Run, chosen: dict, fit, pool) -> None:
-    """The training set as the gate chose it, from all labelled anomalies and the records kept for every support."""
-    from data.records import bare, concat, read_store, write_store
-    from detection.arms import additions
+    """The training set as the gate chose it, from all labelled anomalies and the records kept for every support: with
+    the twins of generated images as normals, as the detectors that were measured had them."""
+    from data.records import concat, read_store, write_store
+    from detection.arms import training_set
 
     homes = [run.paths.round(r) for r in ROUNDS]
     generated, kept = (
         concat([read_store(home / part / f"seed{seed}") for home in homes for seed in run.seeds])
         for part in ("generated", "kept")
     )
-    parts = [fit, pool, *additions(chosen["arm"], fit, pool, generated, kept, seed=0)]
-    write_store(run.paths.training, concat([bare(part) for part in parts if len(part)]))
+    write_store(run.paths.training, training_set(chosen["arm"], fit, pool, generated, kept, seed=0))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from data.records import concat
+from data.records import Records, concat, read_store, write_store
 from detection.gate import Candidate, candidates, decide, precision_at, sentence, values
-from pipelines.gate import folds_of, inner_folds, tied_by
+from pipelines.config import ROUNDS
+from pipelines.gate import export, folds_of, inner_folds, tied_by
 
 REAL, CLASSICAL, MIXED = (Candidate(arm, "forest", 0.5, False) for arm in ("real", "classical", "mixed"))
 
@@ -204,6 +207,30 @@ def test_a_fold_that_leaves_one_anomaly_is_not_looked_at():
     folds = {"a": 0, "b": 0, "c": 1, "d": 2, "n": 3}
     plan = {"supports": [["a", "b", "c"], ["a", "b", "c", "d"], ["a", "c"]], "folds": [folds] * 3}
     assert [folds_of(plan, seed) for seed in range(3)] == [[1], [0, 1, 2], []]
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+@pytest.mark.parametrize("arm", ["classical", "filtered"])
+def test_what_is_exported_is_what_was_measured(tmp_path, modality, arm):
+    """The generations with their twins, where the detectors that the gate measured had them."""
+    fit, odd = tiny.make(modality)
+    hosts = fit.take(np.arange(len(odd)))
+    for r in ROUNDS:
+        meta = odd.meta.assign(id=[f"r{r}-{i}" for i in range(len(odd))], synthetic=True, host=list(hosts.meta["id"]))
+        made = Records(modality, meta, odd.x, odd.mask, odd.schema, odd.time, hosts.x)
+        for part in ("generated", "kept"):
+            write_store(tmp_path / f"r{r}" / part / "seed0", made)
+    paths = SimpleNamespace(round=lambda r: tmp_path / f"r{r}", training=tmp_path / "training")
+    export(SimpleNamespace(paths=paths, seeds=[0]), {"arm": arm}, fit, odd)
+    out, added = read_store(paths.training), len(ROUNDS) * len(odd)
+    twins = out.meta["id"].str.endswith("-control").to_numpy()
+    assert twins.sum() == (added if (modality, arm) == ("image", "filtered") else 0)
+    assert out.meta["synthetic"].sum() == added + twins.sum() and (out.meta["label"] != 0).sum() == len(odd) + added
+    named = dict(zip(out.meta["id"], range(len(out))))
+    for name in out.meta["id"][twins]:
+        own = out.meta.iloc[named[name]]
+        np.testing.assert_array_equal(out.x[named[name]], out.x[named[own["host"]]])
+        assert (own["label"], own["kind"], own["synthetic"]) == (0, "normal", True) and not out.mask[named[name]].any()
 
 
 def test_pure_noise_is_seldom_accepted():

@@ -78,7 +78,7 @@ def front(keys: dict) -> str:
 
 
 def counted(splits: list[Split]) -> list[dict]:
-    """A row a split: real normals, real anomalies, synthetic anomalies."""
+    """A row a split: real normals, real anomalies, synthetic records."""
     rows = []
     for split in splits:
         real = [sum(n for (_, label, made), n in split.counts.items() if not made and label == wanted)
