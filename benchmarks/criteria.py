@@ -20,10 +20,10 @@ from pathlib import Path
 
 from proof_tables import HEAD
 
+from data.atomic import atomic_file
 from detection.verdict import CRITERIA
 from pipelines.markdown import signed, table
 from pipelines.stage import Run, parse
-from pipelines.work import atomic_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results"

@@ -31,12 +31,12 @@ from typing import Annotated, Any
 from proof_tables import HEAD, headline, into, tables, title
 from pydantic import Field
 
+from data.atomic import atomic_file
 from data.errors import SettingsError, closest
 from pipelines.cell import Cell, run_cells, told
 from pipelines.explain import Model, read_yaml, validate
 from pipelines.overrides import settings_for
 from pipelines.work import ROOT as WORK
-from pipelines.work import atomic_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE, RESULTS = Path("benchmarks/proof.yaml"), Path("benchmarks/results")

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from data.atomic import atomic_file
 from data.errors import OddsmithError, SettingsError, closest
 from pipelines import ablation
 from pipelines.cell import NOTHING, result_of, run_cell, told
 from pipelines.explain import read_yaml
 from pipelines.overrides import patched
 from pipelines.repro import surroundings, tethered
-from pipelines.work import atomic_file
 from pipelines.workcopy import stamp_of, stamp_of_code
 
 REPORTS = Path("reports")

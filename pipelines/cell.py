@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.atomic import atomic_file
 from data.errors import InputError, OddsmithError
 from pipelines.overrides import dump, settings_for
 from pipelines.repro import reproduce, tethered
-from pipelines.work import ROOT, atomic_file
+from pipelines.work import ROOT
 from pipelines.workcopy import lay_out, stamp_of
 
 HOME = ROOT / "cells"

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from data.atomic import human
 from data.errors import InputError, OddsmithError
 from pipelines.config import Dataset, Settings
 from pipelines.settings import check_licence, load_settings
 from pipelines.stage import Paths, diagnose, one_line, tell
-from pipelines.work import human
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,

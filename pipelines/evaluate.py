@@ -11,10 +11,10 @@ import json
 from collections import Counter
 from functools import cache
 
+from data.atomic import atomic_dir, atomic_file
 from pipelines.config import ROUNDS
 from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
-from pipelines.work import atomic_dir, atomic_file
 
 RATIO = "likelihood_ratio"
 REFERENCE = {"image": 60, "series": 200, "row": 5000}  # calib records whose scores the fused detector is scaled by

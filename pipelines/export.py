@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.atomic import atomic_dir, files, human
 from data.errors import SettingsError, closest
 from pipelines.stage import Terminated, diagnose, listen, one_line, progress, tell
-from pipelines.work import atomic_dir, files, human
 
 if TYPE_CHECKING:
     from data.records import Records

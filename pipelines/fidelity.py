@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 
+from data.atomic import atomic_file
 from pipelines.config import ROUNDS
 from pipelines.pool import each
 from pipelines.stage import Paths, Run, stage
-from pipelines.work import atomic_file
 
 SIDES = ("kept", "generated")
 

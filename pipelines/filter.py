@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data.atomic import atomic_dir, atomic_file
 from data.errors import InputError, closest
 from pipelines.adapt import support_of
 from pipelines.stage import Run, stage, tell
-from pipelines.work import atomic_dir, atomic_file
 
 DECISIONS = Path("decisions.json")
 WORDS = ("accept", "reject")

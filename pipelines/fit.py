@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.atomic import atomic_dir
 from pipelines.stage import Run, progress, stage
-from pipelines.work import atomic_dir
 
 
 def main(run: Run) -> dict:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from data.atomic import atomic_file
 from pipelines.adapt import neutral, sampling_of, support_of
 from pipelines.config import ROUNDS
 from pipelines.crossfit import load_judges
 from pipelines.pool import each
 from pipelines.stage import Run, stage
-from pipelines.work import atomic_file
 
 METRIC = "ap"
 INNER = 2  # folds within what is left of a fold

@@ -13,10 +13,11 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from data.atomic import atomic_dir
 from pipelines.adapt import sampling_of, support_of
 from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
-from pipelines.work import atomic_dir, manifest
+from pipelines.work import manifest
 
 SHARD = {"image": 128, "series": 512, "row": 8192}  # records a resumable unit
 

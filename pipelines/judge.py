@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 
+from data.atomic import atomic_dir
 from pipelines.adapt import support_of
 from pipelines.crossfit import load_judges
 from pipelines.pool import each
 from pipelines.stage import Run, stage
-from pipelines.work import atomic_dir
 
 
 def main(run: Run) -> dict:

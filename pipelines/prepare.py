@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.atomic import atomic_dir, atomic_file
 from data.errors import InputError
 from pipelines.config import Dataset, Prepare
 from pipelines.stage import Run, stage
-from pipelines.work import atomic_dir, atomic_file
 
 FINGERPRINTS = "fingerprints"
 

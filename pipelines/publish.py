@@ -26,7 +26,7 @@ RECEIPTS = Path("reports/publish")
 
 
 def main(run: Run) -> dict:
-    from pipelines.work import human
+    from data.atomic import human
 
     receipts = [publish(run, name) for name in ([run.dataset] if run.dataset else run.params.datasets)]
     said = {"data sets": len(receipts), "files": sum(len(r["files"]) for r in receipts),
@@ -38,10 +38,11 @@ def main(run: Run) -> dict:
 
 def publish(run: Run, name: str) -> dict:
     """The receipt of one data set, written once all of it is where it should be."""
+    from data.atomic import atomic_dir
     from data.hub import folder, licences
     from pipelines import facts
     from pipelines.stage import Paths
-    from pipelines.work import ROOT, atomic_dir
+    from pipelines.work import ROOT
 
     settings, paths, modality = run.settings, Paths(name), run.params.datasets[name].modality
     home, repo = paths.folder, target(run.params, name)
@@ -111,7 +112,7 @@ def own_texts() -> dict[str, str]:
 
 def tell_plan(repo: str, private: bool, licence: str, files: dict[str, tuple[int, str]], place: Path) -> None:
     """Prints where everything would go, every file with its size, and the card."""
-    from pipelines.work import human
+    from data.atomic import human
 
     print(f"repo     {repo or 'not set (publish.repo)'}, {'private' if private else 'public'}, licence {licence}")
     print(f"files    {len(files)}, {human(sum(size for size, _ in files.values()))}, in {place}")
@@ -143,7 +144,7 @@ def send(place: Path, repo: str, *, private: bool) -> dict:
 
 def keep(name: str, receipt: dict) -> None:
     """Writes the receipt of a run."""
-    from pipelines.work import atomic_file
+    from data.atomic import atomic_file
 
     with atomic_file(receipt_of(name)) as path:
         path.write_text(json.dumps(receipt, indent=1, sort_keys=True) + "\n")

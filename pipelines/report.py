@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.atomic import atomic_file
 from data.errors import InputError
 from pipelines import evidence, figures, findings, gallery, ledger, origin
 from pipelines.filter import unused
-from pipelines.work import atomic_file
 
 LIMIT = 9_500_000  # bytes of the page; pictures and then galleries shrink until it fits under 10 MB
 SIZES = ((112, 85), (96, 80), (80, 75), (64, 75), (48, 70), (40, 60), (32, 50))  # (picture side, WebP quality) in turn

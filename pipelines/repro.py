@@ -12,8 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from data.atomic import atomic_file
 from data.errors import ResourceError
-from pipelines.work import atomic_file
 
 # runs a command that ends with whoever started it: a killed runner leaves no dvc behind
 TETHER = "import ctypes,os,sys\nctypes.CDLL(None).prctl(1, 15)\nos.execv(sys.argv[1], sys.argv[1:])"

@@ -21,11 +21,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.atomic import FULL, human
 from data.errors import InputError, OddsmithError, ResourceError, SettingsError, closest
 from pipelines.config import ROUNDS, Settings
 from pipelines.explain import Model
 from pipelines.settings import load_settings
-from pipelines.work import FULL, ROOT, Work, fingerprint, human
+from pipelines.work import ROOT, Work, fingerprint
 
 WITH_ROUND = ("tune", "generate", "judge", "filter")
 OVER_ALL = ("report", "publish")  # stages of all data sets together

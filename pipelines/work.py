@@ -1,11 +1,9 @@
-"""Work that survives a kill: artefacts appear whole or not at all, and finished units of a stage are not done twice."""
+"""Work that survives a kill: finished units of a stage are not done twice."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,121 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.errors import ResourceError
+from data.atomic import atomic_dir, files, remove
+from data.errors import InputError
 
 ROOT = Path(".work")
 MANIFEST = ".unit.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-MANY = 100  # files and folders that are synced one by one at most
-
-
-@contextmanager
-def atomic_dir(path: Path, *, need: int = 0) -> Iterator[Path]:
-    """An empty temporary sibling that becomes `path` when the block ends well, and is removed when it does not.
-
-    need: bytes that must be free before the work starts. ResourceError where the disk is or gets full.
-    """
-    path = Path(path)
-    temporary = make_sibling(path, need)
-    temporary.mkdir()
-    with cleared(temporary, path):
-        yield temporary
-        sync_tree(temporary)
-        replace(temporary, path)
-
-
-@contextmanager
-def atomic_file(path: Path, *, need: int = 0) -> Iterator[Path]:
-    """A temporary sibling to write, which becomes the file `path` when the block ends well."""
-    path = Path(path)
-    temporary = make_sibling(path, need)
-    with cleared(temporary, path):
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-
-
-def make_sibling(path: Path, need: int) -> Path:
-    """The temporary name beside `path`; what killed runs left there under such a name is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        owner = stale.name.split(".")[-2]
-        if not (owner.isdigit() and owner != str(os.getpid()) and alive(int(owner))):
-            remove(stale)
-    free = shutil.disk_usage(path.parent).free
-    if need > free:
-        again = "make room and run the same command again"
-        raise ResourceError(f"{path}: needs {human(need)}, free {human(free)}; {again}")
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-@contextmanager
-def cleared(temporary: Path, path: Path) -> Iterator[None]:
-    """Removes `temporary` on any error, and tells a full disk with what had been written and what is free."""
-    try:
-        yield
-    except BaseException as error:
-        written = sum(f.stat().st_size for f in files(temporary)) if temporary.exists() else 0
-        remove(temporary)
-        if isinstance(error, OSError) and error.errno in FULL:
-            free = shutil.disk_usage(path.parent).free
-            raise ResourceError(
-                f"{path}: disk full, needs more than {human(written)}, free {human(free)} without it; "
-                "make room and run the same command again"
-            ) from error
-        raise
-
-
-def replace(temporary: Path, path: Path) -> None:
-    """Put a folder in the place of another; whoever looks sees the old, for a moment nothing, then the new."""
-    old = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
-    if path.is_symlink() or path.exists():
-        os.replace(path, old)
-    os.replace(temporary, path)
-    sync(path.parent)
-    remove(old)
-
-
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bytes and names down on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_tree(path: Path) -> None:
-    """All files and folders below `path` down on the disk; many at once, as one by one they cost milliseconds each."""
-    found = [path, *(one for one in path.rglob("*") if one.exists())]
-    if len(found) > MANY:
-        return os.sync()
-    for one in found:
-        sync(one)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def files(path: Path) -> list[Path]:
-    """All files of a folder, or the file itself, sorted by name; byte-code is none."""
-    found = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return sorted(f for f in found if "__pycache__" not in f.parts)
 
 
 def scripts(path: Path) -> list[Path]:
@@ -207,9 +95,9 @@ class Work:
         return not torn
 
     @contextmanager
-    def unit(self, unit: str, *, need: int = 0) -> Iterator[Path]:
+    def unit(self, unit: str) -> Iterator[Path]:
         """A folder to fill; committed with the hashes of its files when the block ends well."""
-        with atomic_dir(self.path(unit), need=need) as folder:
+        with atomic_dir(self.path(unit)) as folder:
             yield folder
             (folder / MANIFEST).write_text(json.dumps(manifest(folder), sort_keys=True))
 
@@ -219,15 +107,14 @@ class Work:
         return sorted(unit for unit in found if not any(p.endswith(".tmp") for p in unit.split("/")))
 
     def assemble(self, out: Path, units: Iterable[str] | None = None) -> None:
-        """Make `out` of the units (default: all), each a folder of its name.
-
-        RuntimeError where one is missing or torn.
-        """
+        """Make `out` of the units (default: all), each a folder of its name; InputError names those that lack."""
         units = self.finished() if units is None else list(units)
+        lacking = [unit for unit in units if not self.done(unit)]
+        if lacking:
+            names = ", ".join(lacking)
+            raise InputError(f"{self.units}: all units must be done, lacks {names}; run the same command again")
         with atomic_dir(out) as target:
             for unit in units:
-                if not self.done(unit):
-                    raise RuntimeError(f"{self.path(unit)}: unit must be done before it is assembled")
                 for file in files(self.path(unit)):
                     if file.name != MANIFEST or file.parent != self.path(unit):
                         place = target / unit / file.relative_to(self.path(unit))
@@ -244,12 +131,3 @@ class Work:
     def __exit__(self, kind, value, trace) -> None:
         if kind is None:
             self.clean()
-
-
-def human(size: float) -> str:
-    """A size in bytes as people read it: '3.2 MB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -137,7 +137,7 @@ import os, sys, time
 from pathlib import Path
 from pipelines.pool import each
 from pipelines.stage import listen
-from pipelines.work import atomic_dir
+from data.atomic import atomic_dir
 
 def unit(number):
     with atomic_dir(Path(sys.argv[1]) / str(number)) as folder:

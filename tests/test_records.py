@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -29,6 +31,7 @@ from data.records import (
     write_store,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 SIDE = st.integers(1, 9)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 CELLS = {
@@ -276,12 +279,43 @@ def test_a_broken_write_leaves_the_older_store_and_nothing_else(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+WRITER = """
+import os, sys
+import numpy as np
+from data.records import Records, make_meta, write_store
+
+def chunks():
+    i = 0
+    while True:
+        yield Records("image", make_meta(1, id=[str(i)]), [np.zeros((2, 2), np.uint8)], [np.zeros((2, 2), bool)], {})
+        i += 1
+        if i == 9:
+            print("writing", flush=True)
+
+write_store(sys.argv[1], chunks(), 1)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path):
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "s")], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout.readline() == b"writing\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".tmp") and "*.tmp" in (ROOT / ".dvcignore").read_text()  # DVC does not hash it
+    one = images([np.zeros((2, 2), np.uint8)])
+    write_store(tmp_path / "s", one)
+    check_equal(read_store(tmp_path / "s"), one)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
 def test_a_full_disk_is_named_and_cleaned_up(tmp_path: Path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(ResourceError, match="MB free"):
+    with pytest.raises(ResourceError, match=r"s: disk full, needs more than .*, free .* make room"):
         write_store(tmp_path / "s", images([np.zeros((2, 2), np.uint8)]))
     assert not list(tmp_path.iterdir())
 
@@ -327,6 +361,12 @@ def test_torn_foreign_and_missing_stores_are_named(tmp_path: Path):
     (tmp_path / "s/part-00001.parquet").rename(tmp_path / "away")
     with pytest.raises(InputError, match=r"lacks part-00001\.parquet"):
         read_store(tmp_path / "s")
+    (tmp_path / "s/part-00001.parquet").write_bytes((tmp_path / "away").read_bytes())
+    last = (tmp_path / "s/part-00002.parquet").rename(tmp_path / "last")
+    with pytest.raises(InputError, match=r"every shard, lacks what followed part-00001\.parquet; write it again"):
+        read_store(tmp_path / "s")
+    last.rename(tmp_path / "s/part-00002.parquet")
+    assert len(read_store(tmp_path / "s")) == 3
     (tmp_path / "s/part-00001.parquet").write_bytes((tmp_path / "away").read_bytes()[:-20])
     with pytest.raises(InputError, match=r"part-00001\.parquet: a shard must be whole"):
         read_store(tmp_path / "s")

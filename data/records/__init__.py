@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import InputError, ResourceError
+from data.atomic import atomic_dir
+from data.errors import InputError
 
 MODALITIES = ("image", "series", "row")
 DATED = 10**17  # a time farther from 0 is ns since the epoch (1973 and later, 1966 and before), no step number
@@ -50,6 +48,7 @@ ROW_TYPES = {
 PAYLOAD = ("image", "series", "time", "mask", "control")  # columns of a store, neither meta nor cells
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SHARD = {"image": 512, "series": 1024, "row": 100_000}  # records a shard: tens of megabytes each
+LAST = "oddsmith.last"  # what the last shard of a store says of itself
 BUFFER = 64 * 2**20  # bytes held before a row group is written
 
 
@@ -216,28 +215,9 @@ def write_store(
     The folder appears whole or not at all (a temporary sibling is renamed); an older one is replaced. Ids are
     unique, all chunks have the first one's columns: else ValueError. A full disk raises ResourceError.
     """
-    path = Path(path)
     chunks = iter([chunks] if isinstance(chunks, Records) else chunks)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        _write_shards(partial, chunks, rows_per_shard)
-        older = path.with_name(f".{path.name}.{os.getpid()}.older")
-        if path.exists():
-            path.rename(older)
-        partial.rename(path)
-        shutil.rmtree(older, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent).free // 2**20
-            raise ResourceError(
-                f"{path}: the disk must have room for the store, {free} MB free; free some and run again"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_dir(path, durable=False) as folder:
+        _write_shards(folder, chunks, rows_per_shard)
 
 
 def _write_shards(folder: Path, chunks: Iterator[Records], rows_per_shard: int | None) -> None:
@@ -274,6 +254,7 @@ def _write_shards(folder: Path, chunks: Iterator[Records], rows_per_shard: int |
                 writer, inside, shard = None, 0, shard + 1
         if pending:
             flush()
+        writer.add_key_value_metadata({LAST: "true"})
     finally:
         if writer is not None:
             writer.close()
@@ -306,7 +287,7 @@ def iter_tables(path: Path | str) -> Iterator[pa.Table]:
 
 
 def shards(path: Path | str) -> list[Path]:
-    """The files of a store in order. InputError where there is none or one is missing."""
+    """The files of a store in order. InputError where there is none or one is missing, the last ones too."""
     path = Path(path)
     found = sorted(path.glob("part-*.parquet"))
     if not found:
@@ -317,7 +298,17 @@ def shards(path: Path | str) -> list[Path]:
     missing = sorted(wanted - {shard.name for shard in found})
     if missing:
         raise InputError(f"{path}: a store must have every shard, lacks {', '.join(missing)}; write it again")
+    if LAST.encode() not in (footer(found[-1]) or {}):
+        raise InputError(f"{path}: a store must have every shard, lacks what followed {found[-1].name}; write it again")
     return found
+
+
+def footer(shard: Path) -> dict[bytes, bytes] | None:
+    """What a shard says of itself. InputError: torn."""
+    try:
+        return pq.read_metadata(shard).metadata
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{shard}: a shard must be whole parquet, got {error}; write it again") from error
 
 
 def read_shard(shard: Path, columns: list[str] | None = None) -> tuple[pa.Table, dict]:
