@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
+from data.files import read_table
 from data.records import Records
 
 SIDE = 32  # of an image's thumbnail, pixels
@@ -120,4 +121,4 @@ def read(folder: Path) -> pd.DataFrame:
     path = Path(folder) / FILE
     if not path.is_file():
         raise InputError(f"{path}: fingerprints of the test must be there, got none; run prepare again")
-    return pd.read_parquet(path)
+    return read_table(path)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError, ResourceError
+from data.atomic import atomic_dir
+from data.errors import InputError
 from detection.detectors import detector, name_of
 
 MODEL, CONFIG = "model.safetensors", "config.json"
@@ -34,27 +32,9 @@ def save(fitted, folder: Path | str) -> None:
     blob = to_bytes({key: np.ascontiguousarray(value) for key, value in arrays.items()})
     about = {"format": FORMAT, "modality": modality, "name": name, "sha256": hashlib.sha256(blob).hexdigest()}
     text = json.dumps(about | {"config": config}, indent=1, sort_keys=True, allow_nan=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, older = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("partial", "older"))
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with atomic_dir(folder, durable=False) as partial:
         (partial / MODEL).write_bytes(blob)
         (partial / CONFIG).write_text(text + "\n")
-        if folder.exists():
-            folder.rename(older)
-        partial.rename(folder)
-        shutil.rmtree(older, ignore_errors=True)
-    except OSError as error:
-        if older.exists() and not folder.exists():
-            older.rename(folder)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(folder.parent).free // 2**20
-            raise ResourceError(f"{folder}: the disk must have room for the detector, {len(blob) // 2**20 + 1} MB "
-                                f"needed and {free} MB free; free some and run again") from error  # fmt: skip
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(folder: Path | str):

@@ -5,8 +5,7 @@ Reads base/, records/fit, records/support, splits.json. Writes adapters/seed<k>/
 
 from __future__ import annotations
 
-import json
-
+from data.files import read_json
 from pipelines.fit import write_losses
 from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
@@ -53,7 +52,7 @@ def main(run: Run) -> dict:
 
         each(adapt, run.seeds, f"adapt {run.dataset}", jobs=run.jobs, threads=run.threads)
         work.assemble(paths.adapters, [f"seed{seed}" for seed in run.seeds])
-    scales = json.loads((paths.adapters / f"seed{run.seeds[-1]}" / "config.json").read_text())["scales"]
+    scales = read_json(paths.adapters / f"seed{run.seeds[-1]}" / "config.json")["scales"]
     return {"adapters": len(run.seeds), "scales": str(scales)}
 
 

@@ -8,12 +8,12 @@ the file where it is. The graph that is checked, dvc.yaml, cannot be a dep: test
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from data.files import read_json, read_table
 from pipelines import graph
 from pipelines.adapt import support_of
 from pipelines.config import ROUNDS
@@ -142,25 +142,24 @@ def made_meta(run: Run, seed: int) -> Any:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: generated records must be there, got none; run dvc repro")
-    return pd.concat([pd.read_parquet(folder, columns=columns) for folder in folders], ignore_index=True)
+    return pd.concat([read_table(folder, columns=columns) for folder in folders], ignore_index=True)
 
 
 def seen_by(run: Run, seed: int) -> dict[int, set[str]]:
     """{fold: ids that its judges were trained on}, of those folds whose seen.json is there."""
     files = sorted((run.paths.judges / f"seed{seed}").glob("fold*/seen.json"))
-    return {int(file.parent.name[4:]): set(json.loads(file.read_text())) for file in files}
+    return {int(file.parent.name[4:]): set(read_json(file)) for file in files}
 
 
 def ledger_of(run: Run, seed: int, round_: int) -> list[tuple[str, str]]:
     """What the ledger of a round does not tell as it is."""
-    import pandas as pd
 
     from detection.audit import ledger_gaps
 
     home, name = run.paths.round(round_), f"seed{seed}"
-    made = pd.read_parquet(home / "generated" / name, columns=["id", "fold"])
-    kept = pd.read_parquet(home / "kept" / name, columns=["id"])
-    return list(ledger_gaps(made, pd.read_parquet(home / "verdicts" / f"{name}.parquet"), list(kept["id"])))
+    made = read_table(home / "generated" / name, columns=["id", "fold"])
+    kept = read_table(home / "kept" / name, columns=["id"])
+    return list(ledger_gaps(made, read_table(home / "verdicts" / f"{name}.parquet"), list(kept["id"])))
 
 
 def sample(meta: Any, count: int, seed: int) -> set[str]:
@@ -185,15 +184,8 @@ def of_arms(run: Run) -> dict:
     """The check of the control arms, by metrics and counts where they are there."""
     from detection.audit import controls
 
-    return controls(read(run.paths.metrics), read(run.paths.detectors / "counts" / "counts.json"))
-
-
-def read(path: Path) -> dict | None:
-    """The JSON in a file, None where there is none."""
-    try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
-        raise InputError(f"{path}: must be JSON ({error}); run dvc repro") from error
+    counts = run.paths.detectors / "counts" / "counts.json"
+    return controls(*(read_json(path, needed=False) for path in (run.paths.metrics, counts)))
 
 
 def of_graph(run: Run) -> dict:

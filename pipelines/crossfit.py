@@ -12,6 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
+from data.files import read_json, read_table
 from pipelines.adapt import support_of
 from pipelines.pool import each
 from pipelines.stage import Run, stage
@@ -19,7 +20,6 @@ from pipelines.work import Work
 
 
 def main(run: Run) -> dict:
-    import pandas as pd
 
     from data.records import read_store
     from detection.judge import LIKELIHOOD, cross_fit, real_scores
@@ -58,7 +58,7 @@ def main(run: Run) -> dict:
             fit_bases(run, work, fit, pool, training["fit"])
         each(judges_of, run.seeds, f"crossfit {run.dataset}", jobs=run.jobs, threads=run.threads)
         work.assemble(paths.judges, [f"seed{seed}" for seed in run.seeds])
-    median = [pd.read_parquet(paths.judges / f"seed{seed}" / "real.parquet")["fused"].median() for seed in run.seeds]
+    median = [read_table(paths.judges / f"seed{seed}" / "real.parquet")["fused"].median() for seed in run.seeds]
     return {"real anomalies' median percentile": f"{sum(median) / len(median):.3f}"}
 
 
@@ -116,13 +116,13 @@ def load_judges(folder: Path, device: str = "auto") -> list:
 
     judges = []
     for home in sorted(folder.glob("fold*")):
-        reference = json.loads((home / "reference.json").read_text())
+        reference = read_json(home / "reference.json")
         detectors = {role: load(home / role) for role in reference if role != LIKELIHOOD}
         if LIKELIHOOD in reference:
             from detection.likelihood import LikelihoodRatio
 
             detectors[LIKELIHOOD] = LikelihoodRatio.load(home / LIKELIHOOD, device)
-        seen = json.loads((home / "seen.json").read_text())
+        seen = read_json(home / "seen.json")
         judges.append(Judge(int(home.name[4:]), detectors, {k: np.array(v) for k, v in reference.items()}, seen))
     return judges
 

@@ -12,6 +12,7 @@ from collections import Counter
 from functools import cache
 
 from data.atomic import atomic_dir, atomic_file
+from data.files import read_json, read_table
 from pipelines.config import ROUNDS
 from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
@@ -33,7 +34,7 @@ def main(run: Run) -> dict:
     paths, modality, settings = run.paths, run.modality, run.settings
     test, calib = read_store(paths.test), read_store(paths.records / "calib")
     calib = calib.take(np.unique(np.linspace(0, len(calib) - 1, REFERENCE[modality]).astype(int)))
-    said = json.loads(paths.gate.read_text())
+    said = read_json(paths.gate)
     gated = gate_names(run, said)
     own, pairs = ({s: gate_names(run, said, s) for s in run.seeds}, {s: gate_pair(said, s) for s in run.seeds})
     fuses = [said[side]["fuse"] for side in gated] + [c["fuse"] for pair in pairs.values() for c in pair.values()]
@@ -126,7 +127,7 @@ def ledger_counts(run: Run) -> dict:
     import pandas as pd
 
     files = [paths for r in ROUNDS for paths in sorted((run.paths.round(r) / "verdicts").glob("seed*.parquet"))]
-    ledger = pd.concat([pd.read_parquet(f, columns=["reason", "keep"]) for f in files])
+    ledger = pd.concat([read_table(f, columns=["reason", "keep"]) for f in files])
     reasons = Counter(ledger["reason"])
     return {"generated": len(ledger), "kept": int(ledger["keep"].sum()), "reasons": dict(sorted(reasons.items()))}
 

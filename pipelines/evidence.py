@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.files import read_table
 from pipelines import figures, markdown
 from pipelines.findings import LISTED, entry, finite, flat, read_json
 
@@ -85,7 +86,7 @@ def exported(folder: Path) -> dict | None:
     shards = sorted((folder / "training").glob("part-*.parquet"))
     if not shards:
         return None
-    meta = pd.concat([pd.read_parquet(shard, columns=["label", "synthetic"]) for shard in shards])
+    meta = pd.concat([read_table(shard, columns=["label", "synthetic"]) for shard in shards])
     odd, made = int((meta["label"] > 0).sum()), int(meta["synthetic"].sum())
     twins = int((meta["synthetic"] & (meta["label"] == 0)).sum())
     return {"records": len(meta), "anomalies": odd, "synthetic": made, "twins": twins}

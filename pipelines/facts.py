@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError, SettingsError
+from data.errors import SettingsError
+from data.files import read_json, read_table
 
 MADE = {  # by how the generator's name begins; the card takes those of its synthetic records
     "image": {
@@ -42,16 +42,6 @@ MADE = {  # by how the generator's name begins; the card takes those of its synt
 }  # fmt: skip
 
 
-def read_json(path: Path) -> Any:
-    """The parsed file, None where there is none; InputError where it is torn."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{path}: must be JSON ({error}); run dvc repro") from error
-
-
 def ledgers(folder: Path) -> list[Path]:
     """The verdict tables of every round and seed below artifacts/<data set>/, in order."""
     return sorted(folder.glob("r*/verdicts/seed*.parquet"))
@@ -63,7 +53,7 @@ def verdicts(files: list[Path]) -> tuple[dict | None, dict | None]:
 
     if not files:
         return None, None
-    table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    table = pd.concat([read_table(file) for file in files], ignore_index=True)
     reasons = Counter(table["reason"])
     told = {"generated": len(table), "kept": int(table["keep"].sum()), "reasons": reasons.most_common()}
     near = table.loc[table["keep"].astype(bool), "copy_distance"].dropna() if "copy_distance" in table else []
@@ -118,6 +108,6 @@ def gather(name: str, modality: str, params: Any, folder: Path, metrics: Path) -
         "name": name, "modality": modality, "version": metadata.version("oddsmith"),
         "source": f"read from {Path(source.path).name} by the reader {source.reader}",
         "made": MADE[modality], "settings": settings(params, modality),
-        "gain": gain(read_json(folder / "gate.json"), read_json(metrics)),
-        "audit": read_json(folder / "audit.json"), "verdicts": told, "memory": memory,
+        "gain": gain(*(read_json(path, needed=False) for path in (folder / "gate.json", metrics))),
+        "audit": read_json(folder / "audit.json", needed=False), "verdicts": told, "memory": memory,
     }  # fmt: skip

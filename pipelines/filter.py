@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data.atomic import atomic_dir, atomic_file
 from data.errors import InputError, closest
+from data.files import read_table
 from pipelines.adapt import support_of
 from pipelines.stage import Run, stage, tell
 
@@ -46,8 +47,8 @@ def main(run: Run) -> dict:
             store, name = home / "generated" / f"seed{seed}", f"seed{seed}"
             parts = [(part.meta, edit_vectors(part, codec)) for part in marked(iter_store(store), run.dataset, by_hand)]
             meta = pd.concat([m for m, _ in parts], ignore_index=True)
-            scores = pd.read_parquet(home / "scores" / f"{name}.parquet")
-            real = pd.read_parquet(paths.judges / name / "real.parquet")
+            scores = read_table(home / "scores" / f"{name}.parquet")
+            real = read_table(paths.judges / name / "real.parquet")
             table = verdicts(meta, scores, real, **settings, decisions=by_hand)
             own = support_of(run, seed, pool)
             known = before.get(name) or {"counts": untried(own)}

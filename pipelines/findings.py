@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import pandas as pd
 
+from data import files
 from data.errors import InputError
 from detection import gate
 from pipelines import figures
@@ -185,13 +185,8 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def read_json(path: Path) -> dict | None:
     """The JSON object in the file, None where there is no file; InputError where it cannot be read."""
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: must be JSON, {error}; run the stage that writes it again") from None
-    if not isinstance(value, dict):
+    value = files.read_json(path, needed=False)
+    if not isinstance(value, dict | None):
         got = type(value).__name__
         raise InputError(f"{path}: must be a JSON object, got {got}; run the stage that writes it again")
     return value

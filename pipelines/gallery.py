@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.files import read_table
 from data.records import Records, concat, iter_store, read_store
 from data.records.series import spans
 from pipelines import figures, ledger
@@ -146,7 +147,7 @@ def scores(judges: Path) -> dict[str, dict]:
     """{id: its out-of-fold scores} of the real anomalies, of the first support that holds each."""
     found: dict[str, dict] = {}
     for file in sorted(judges.glob("seed*/real.parquet")):
-        for row in pd.read_parquet(file).to_dict("records"):
+        for row in read_table(file).to_dict("records"):
             found.setdefault(str(row.pop("id")), {k: v for k, v in row.items() if k != "kind"})
     return found
 

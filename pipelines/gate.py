@@ -14,6 +14,7 @@ import json
 from collections import Counter
 
 from data.atomic import atomic_file
+from data.files import read_table
 from pipelines.adapt import neutral, sampling_of, support_of
 from pipelines.config import ROUNDS
 from pipelines.crossfit import load_judges
@@ -55,7 +56,7 @@ def main(run: Run) -> dict:
                     table.to_parquet(folder / "values.parquet")
 
         each(one, jobs, f"gate {run.dataset}", jobs=run.jobs, threads=run.threads)
-        tables = [pd.read_parquet(work.path(f"seed{s}-fold{f}") / "values.parquet") for s, f in jobs]
+        tables = [read_table(work.path(f"seed{s}-fold{f}") / "values.parquet") for s, f in jobs]
 
         def said(parts: list) -> dict:
             names = [str(i) for i in range(len(choices))]

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from data.atomic import atomic_dir
+from data.files import read_json
 from pipelines.adapt import sampling_of, support_of
 from pipelines.pool import each
 from pipelines.stage import Run, progress, stage
@@ -84,7 +85,7 @@ def main(run: Run) -> dict:
 
 def steering(run: Run) -> dict:
     """What the round before says of this one: {"seed0": {"weights", "stop", ..}}, nothing for round 1."""
-    return json.loads((run.paths.round(run.round - 1) / "steer.json").read_text()) if run.round > 1 else {}
+    return read_json(run.paths.round(run.round - 1) / "steer.json") if run.round > 1 else {}
 
 
 def empty_of(run: Run, seed: int) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.files import read_table
 from detection.verdict import BY_HAND, KEPT, REASONS
 from pipelines import figures
 from pipelines.findings import LISTED, finite, read_json
@@ -33,7 +34,7 @@ def read(rounds: list[Path]) -> pd.DataFrame | None:
     files = [(r, file) for r in rounds for file in sorted((r / "verdicts").glob("seed*.parquet"))]
     parts = []
     for folder, file in files:
-        own = pd.read_parquet(file)
+        own = read_table(file)
         seed = int(file.stem.removeprefix("seed")) if file.stem.removeprefix("seed").isdigit() else 0
         parts.append(own.assign(at=folder.name, seed_index=seed, turn=np.arange(len(own))))
     if not parts:
@@ -62,7 +63,7 @@ def counted(rounds: list[Path], table: pd.DataFrame | None, counts: dict) -> dic
         stores = [store for folder in rounds for store in folder.glob("generated/seed*") if store.is_dir()]
         made = counts.get("generated")
         if made is None and stores:
-            made = sum(len(pd.read_parquet(store, columns=["id"])) for store in stores)
+            made = sum(len(read_table(store, columns=["id"])) for store in stores)
         return {"generated": made, "kept": counts.get("kept"), "reasons": reasons, "kinds": [], "more": 0, "rounds": [],
                 "steps": [(name, reasons[name]) for name in ordered(reasons)]}  # fmt: skip
     reasons = table["reason"].value_counts()
@@ -153,7 +154,7 @@ def normals(judges: Path) -> np.ndarray:
 def anomalies(judges: Path) -> np.ndarray:
     """The support's own out-of-fold fused percentiles, over supports."""
     files = sorted(judges.glob("seed*/real.parquet"))
-    parts = [pd.read_parquet(file, columns=["fused"])["fused"].to_numpy(float) for file in files]
+    parts = [read_table(file, columns=["fused"])["fused"].to_numpy(float) for file in files]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -273,7 +274,7 @@ def steering(seeds: dict[str, dict], own: pd.DataFrame | None, judges: Path) -> 
         return []
     fared, typical = {}, float(np.median(list(weights.values())))
     if own is not None and all(name in own for name in ("kind", "size_bin", "severity_bin")):
-        middle = {int(f.parent.name[4:]): float(pd.read_parquet(f, columns=["fused"])["fused"].median())
+        middle = {int(f.parent.name[4:]): float(read_table(f, columns=["fused"])["fused"].median())
                   for f in judges.glob("seed*/real.parquet")}  # fmt: skip
         below = own["fused"] < own["seed_index"].map(middle) if middle and "fused" in own else None
         key = own["kind"] + "|" + own["size_bin"].astype(str) + "|" + own["severity_bin"].astype(str)

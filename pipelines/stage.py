@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
-import json
 import os
 import re
 import resource
@@ -22,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic import FULL, human
-from data.errors import InputError, OddsmithError, ResourceError, SettingsError, closest
+from data.errors import OddsmithError, ResourceError, SettingsError, closest
+from data.files import read_json
 from pipelines.config import ROUNDS, Settings
 from pipelines.explain import Model
 from pipelines.settings import load_settings
@@ -94,10 +94,7 @@ class Run:
     @cached_property
     def plan(self) -> dict:
         """splits.json: supports a seed, folds a seed."""
-        try:
-            return json.loads(self.paths.splits.read_text())
-        except ValueError as error:
-            raise InputError(f"{self.paths.splits}: must be JSON ({error}); run prepare again") from error
+        return read_json(self.paths.splits)
 
     @property
     def seeds(self) -> range:
@@ -212,6 +209,8 @@ def diagnose(error: BaseException, command: str, modality: str | None = None) ->
         return 4, f"{device} ran out (peak {human(peak_memory())}); lower {LOWER[modality]}"
     if isinstance(error, FileNotFoundError) and error.filename:
         return 3, f"{error.filename}: must be there; run dvc repro, or mend the path in params.yaml"
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename:
+        return 3, f"{error.filename}: must be a file that can be read, got {error.strerror}; mend it"
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
     place = getattr(error, "place", place)  # of one that another process met

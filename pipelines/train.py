@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
+from data.files import read_json
 from pipelines.adapt import support_of
 from pipelines.config import ROUNDS
 from pipelines.pool import each
@@ -30,7 +31,7 @@ def main(run: Run) -> dict:
     kinds = DETECTORS[run.modality]
     jobs = {name: (name, DETECTOR[run.modality], None) for name in arms}  # name: (arm, detector, real_share)
     jobs |= {name: ("real", name, None) for name in EXTRA[run.modality]}
-    said = json.loads(paths.gate.read_text())
+    said = read_json(paths.gate)
     jobs |= extra_recipes(run, said)
     by_seed = {seed: jobs | extra_recipes(run, said, seed) for seed in run.seeds}
     inputs = [paths.records, paths.splits, paths.gate, *(h / part for h in homes for part in ("generated", "kept"))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from data.files import read_table
 from pipelines.adapt import support_of
 from pipelines.fit import write_losses
 from pipelines.pool import each
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def main(run: Run) -> dict:
-    import pandas as pd
 
     from data.records import read_store
     from generation.model import Adapter, Base, pick_device
@@ -38,7 +38,7 @@ def main(run: Run) -> dict:
         def one(seed: int) -> bool:
             if work.done(f"seed{seed}"):
                 return False
-            keep = pd.read_parquet(home / "verdicts" / f"seed{seed}.parquet", columns=["keep"])["keep"].to_numpy(bool)
+            keep = read_table(home / "verdicts" / f"seed{seed}.parquet", columns=["keep"])["keep"].to_numpy(bool)
             label = f"tune {run.dataset} r{run.round} seed {seed}"
             with work.unit(f"seed{seed}") as folder, progress(settings["steps"], label) as bar:
                 adapter = Adapter.load(Base.load(paths.base, device), before / f"seed{seed}", train=True)

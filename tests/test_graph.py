@@ -150,8 +150,9 @@ def closure(path: Path, packages: tuple[str, ...] = CODE) -> set[str]:
 # imported along the way, but without a say in what a stage writes; data/demo.py is the source's path where it is used
 CARRY = {f"pipelines/{name}.py" for name in ("__init__", "stage", "pool", "work", "config", "settings", "explain")}
 NO_SAY = {
-    "data/atomic.py", "data/errors.py", "data/demo.py", *(f"{p}/__init__.py" for p in ("data", "generation", "detection")),
-}  # fmt: skip
+    *(f"data/{name}.py" for name in ("atomic", "errors", "files", "demo")),
+    *(f"{p}/__init__.py" for p in ("data", "generation", "detection")),
+}
 NO_SAY_IN = {
     # training.py holds the adapter's side too
     "fit": ("generation/inpaint.py", "generation/lora.py", "generation/plan.py", "generation/classical"),

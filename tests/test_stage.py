@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from data import atomic
 from data.atomic import atomic_dir, atomic_file
 from data.errors import InputError, LeakError, RemoteError, ResourceError, SettingsError
+from data.files import read_json, read_table
 from pipelines import stage as stages
 from pipelines.stage import Progress, diagnose, duration, environment, execute, hub_ids, progress
 from pipelines.work import MANIFEST, Work, fingerprint, manifest
@@ -336,6 +338,40 @@ def test_a_disk_full_outside_an_artefact_is_exit_4_too(place, capsys):
 
 
 # what the user is told
+
+
+@pytest.mark.parametrize("torn, told", [
+    (lambda p: p.write_text('{"a": 1'), r"gate\.json: must be JSON \(.*\); run dvc repro"),
+    (lambda p: p.unlink(), r"gate\.json: must be there; run dvc repro"),
+    (lambda p: (p.unlink(), p.mkdir()), r"gate\.json: must be a file that can be read, got Is a directory; mend it"),
+])  # fmt: skip
+def test_a_torn_file_of_another_stage_is_exit_3_with_its_path(place, capsys, torn, told):
+    def main(run):
+        read_json(Path("gate.json"))
+
+    Path("gate.json").write_text("{}")
+    assert execute(main, "adapt", ["cells"]) == 0
+    torn(Path("gate.json"))
+    assert execute(main, "adapt", ["cells"]) == 3
+    assert re.search(told, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_a_torn_table_of_another_stage_is_exit_3_with_its_path(place, capsys):
+    import pandas as pd
+
+    path = Path("seed0.parquet")
+
+    def main(run):
+        assert list(read_table(path, ["a"])["a"]) == [1]
+
+    pd.DataFrame({"a": [1]}).to_parquet(path)
+    assert execute(main, "adapt", ["cells"]) == 0
+    pd.DataFrame({"b": [1]}).to_parquet(path)
+    assert execute(main, "adapt", ["cells"]) == 3
+    path.write_bytes(path.read_bytes()[:-9])
+    assert execute(main, "adapt", ["cells"]) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "seed0.parquet: must be whole parquet" in line]
+    assert len(lines) == 2 and all(line.endswith("; run dvc repro") for line in lines)
 
 
 class OutOfMemoryError(RuntimeError):
