@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +104,7 @@ class Trainer:
                 p.copy_(self.average[name])
 
     def save(self, folder: Path) -> None:
-        """Write the state and checkpoint.json (step, losses, hash); the older pair stays until both are down."""
+        """Write the state, and beside it step, losses and hash; the pair before stays, in case this one is torn."""
         from safetensors.torch import save
 
         tensors = {}
@@ -114,26 +115,26 @@ class Trainer:
         blob = save({k: v.contiguous().cpu() for k, v in tensors.items()})
         digest = hashlib.sha256(blob).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"checkpoint-{self.step}.safetensors"
+        target = folder / f"checkpoint-{self.step:09d}.safetensors"
         target.with_suffix(".tmp").write_bytes(blob)
         target.with_suffix(".tmp").replace(target)
-        note = {"step": self.step, "losses": self.losses, "sha256": digest, "file": target.name}
-        (folder / "checkpoint.tmp").write_text(json.dumps(note))
-        (folder / "checkpoint.tmp").replace(folder / "checkpoint.json")
-        for old in folder.glob("checkpoint-*.safetensors"):
-            if old != target:
-                old.unlink()
+        note = {"step": self.step, "losses": self.losses, "sha256": digest}
+        target.with_suffix(".tmp").write_text(json.dumps(note))
+        target.with_suffix(".tmp").replace(target.with_suffix(".json"))
+        for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink()
 
     def resume(self, folder: Path) -> bool:
-        """Continue from a checkpoint if `folder` holds a whole one; with a torn one training starts afresh."""
+        """Continue from the newest whole checkpoint of `folder`, if there is one; torn ones are named on stderr."""
         from safetensors.torch import load
 
-        try:
-            note = json.loads((folder / "checkpoint.json").read_text())
-            blob = (folder / note["file"]).read_bytes()
-        except (OSError, ValueError, KeyError):
-            return False
-        if hashlib.sha256(blob).hexdigest() != note["sha256"]:
+        for note_path in sorted(folder.glob("checkpoint-*.json"), reverse=True):
+            note, blob = whole(note_path)
+            if note is not None:
+                break
+            print(f"{note_path}: checkpoint torn; training goes on from before it", file=sys.stderr, flush=True)
+        else:
             return False
         tensors = load(blob)
         with torch.no_grad():
@@ -176,3 +177,13 @@ def autocast(device: str, modality: str):
     units = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("amx_tile", "avx512_bf16"))
     pays = kind == "cuda" or (kind == "cpu" and modality == "image" and any(has() for has in units))
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=pays)
+
+
+def whole(note_path: Path) -> tuple[dict | None, bytes]:
+    """(what a checkpoint's note says, the checkpoint), (None, b"") where one of them is missing or torn."""
+    try:
+        note, blob = json.loads(note_path.read_text()), note_path.with_suffix(".safetensors").read_bytes()
+        same = hashlib.sha256(blob).hexdigest() == note["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, b""
+    return (note, blob) if same else (None, b"")

@@ -482,9 +482,31 @@ def test_training_resumed_after_a_kill_equals_uninterrupted_training(tmp_path, c
     assert train(resumed, folder=tmp_path) == losses
     for a, b in zip(net.parameters(), again.parameters()):
         assert torch.equal(a, b)
-    (tmp_path / "checkpoint.json").write_text("{torn")
-    _, fresh = trainer()
-    assert not fresh.resume(tmp_path)
+
+
+def test_a_torn_checkpoint_is_named_and_the_one_before_used(tmp_path, capsys):
+    def trainer():
+        net, batch = torch.nn.Linear(3, 3), {"x": torch.ones(2, 3)}
+        loss = lambda b: net(b["x"]).square().mean()  # noqa: E731
+        return Trainer(dict(net.named_parameters()), loss, lambda s: batch, steps=20, lr=0.1)
+
+    part = trainer()
+    for step, _ in part.run():
+        if step in (3, 7, 11):
+            part.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"checkpoint-{step:09d}.{kind}" for step in (7, 11) for kind in ("json", "safetensors")
+    ]
+    newest = tmp_path / "checkpoint-000000011.safetensors"
+    torn = bytearray(newest.read_bytes())
+    torn[-1] ^= 1
+    newest.write_bytes(torn)
+    again = trainer()
+    assert again.resume(tmp_path) and again.step == 7 and len(again.losses) == 7
+    note = newest.with_suffix(".json")
+    assert capsys.readouterr().err == f"{note}: checkpoint torn; training goes on from before it\n"
+    (tmp_path / "checkpoint-000000007.json").write_text("{torn")
+    assert not trainer().resume(tmp_path) and capsys.readouterr().err.count("torn;") == 2
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():

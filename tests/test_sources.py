@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -1188,6 +1189,18 @@ def test_seconds_and_numbers_of_steps_stay_numbers(tmp_path: Path, start: int, s
     assert records.time[0].tolist() == [start + step * i for i in range(20)]
 
 
+def test_irregular_steps_and_recordings_of_other_rates_are_listed(tmp_path: Path):
+    even = "t,v\n" + "".join(f"{10 * i},1\n" for i in range(9))
+    quick = "t,v\n" + "".join(f"{t},1\n" for t in (0, 10, 20, 22, 30, 40, 50, 60, 70))
+    slow = "t,v\n" + "".join(f"{60 * i},1\n" for i in range(9))
+    labels = {"l.csv": "start,end,entity\n20,30,a\n"}
+    assert not folder(tmp_path, {"a.csv": even, **labels}, labels="l.csv")[1]
+    records, quarantine = folder(tmp_path, {"b.csv": quick, "c.csv": slow}, labels="l.csv")
+    assert len(records) == 3 and [row["item"] for row in quarantine] == ["entity b", "entity c"]
+    assert "1 steps are shorter than 10, the median, down to 2: windows count rows" in quarantine[0]["reason"]
+    assert "steps of 60, of 10 in entity a" in quarantine[1]["reason"]
+
+
 def test_numbers_of_nineteen_digits_are_nanoseconds(tmp_path: Path):
     ns = [1_700_000_000_000_000_000 + 10**9 * i for i in range(20)]
     records, _ = series(tmp_path, "t,v,y\n" + "".join(f"{t},1,0\n" for t in ns))
@@ -1322,6 +1335,16 @@ def machine(folder: Path, name: str = "m", spans: list | None = None, **arrays) 
     if spans is not None:
         (folder / f"{name}_interpretation.json").write_text(json.dumps(spans))
     return folder
+
+
+def test_a_header_that_claims_more_than_memory_holds_is_refused(tmp_path: Path):
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (10**14, 2)})
+    np.savez(tmp_path / "b.npz", y=np.zeros(2))
+    with zipfile.ZipFile(tmp_path / "b.npz", "a") as archive:
+        archive.writestr("X.npy", head.getvalue() + b"\0" * 64)
+    with pytest.raises(InputError, match=r"b\.npz, array 'X': arrays must fit into memory, got one whose header"):
+        SOURCES["npz"](tmp_path / "b.npz", modality="row")
 
 
 def test_npz_series_have_masks_by_channel(tmp_path: Path):

@@ -46,6 +46,11 @@ def load(path: Path, names: list[str]) -> dict[str, np.ndarray]:
                         f"{show(path)}, array '{show(name)}': arrays must be plain numbers or text, got "
                         f"{show(error, 80)}; save it without objects"
                     ) from error
+                except MemoryError as error:
+                    raise InputError(
+                        f"{show(path)}, array '{show(name)}': arrays must fit into memory, got one whose header says "
+                        "more than there is; save it again"
+                    ) from error
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InputError(
             f"{show(path)}: the file must be a whole .npz, got {show(error, 80)}; copy it again"

@@ -100,6 +100,7 @@ def read_series(
         recordings += found
     check_together(recordings, path)
     recordings = [mend(r, channels, duplicates, missing, quarantine) for r in recordings]
+    note_rates(recordings, quarantine)
     if spans_file is not None:
         mark(recordings, spans_file, zoned, entity, quarantine)
     return assemble(recordings, channels, path.name), quarantine.rows
@@ -290,6 +291,13 @@ def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Q
             f"entity {r.entity}",
             f"{int(gap.sum())} gaps, the longest {span(step.max(), r.dated)}; {int(more.sum())} steps imputed",
         )
+    quick = step < usual / GAP
+    if quick.any():
+        quarantine.note(
+            f"entity {r.entity}",
+            f"{int(quick.sum())} steps are shorter than {span(usual, r.dated)}, the median, down to "
+            f"{span(step.min(), r.dated)}: windows count rows, whatever time they take",
+        )
     holes = np.isnan(r.x)
     empty = np.flatnonzero(holes.all(axis=0))
     if len(empty):
@@ -315,6 +323,18 @@ def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Q
     after = np.minimum(before + 1, len(r.time) - 1)
     kind = np.where((offset == 0) | (r.kind[after] == r.kind[before]), r.kind[before], "")
     return Recording(r.entity, time, x, kind, [r.rows[i] for i in before], r.dated)
+
+
+def note_rates(recordings: list[Recording], quarantine: Quarantine) -> None:
+    """Lists the recordings whose steps are far from those of the first one: their windows span another time."""
+    usual = [(r, float(np.median(np.diff(r.time)))) for r in recordings if len(r.time) > 1]
+    for r, step in usual[1:]:
+        if not usual[0][1] / GAP <= step <= usual[0][1] * GAP:
+            quarantine.note(
+                f"entity {r.entity}",
+                f"steps of {span(step, r.dated)}, of {span(usual[0][1], r.dated)} in entity {usual[0][0].entity}: "
+                "windows count rows, whatever time they take",
+            )
 
 
 def span(length: float, dated: bool) -> str:
