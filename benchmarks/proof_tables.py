@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.errors import InputError
 from pipelines.markdown import signed, table
 
 HEAD = 10  # the K that a set's own name stands for
@@ -133,7 +134,10 @@ def arms_and_gate(heads: dict, about: dict) -> str:
 
 
 def into(readme: str, text: str) -> str:
-    """The page with what stands between the marks replaced; ValueError where the marks are not there."""
+    """The page with what stands between the marks replaced; InputError where the marks are not there."""
+    if any(readme.count(mark) != 1 for mark in MARKS):
+        marks = " and ".join(mark.strip() for mark in MARKS)
+        raise InputError(f"README.md: must hold {marks} once each; put them back")
     before, rest = readme.split(MARKS[0])
     _, after = rest.split(MARKS[1])
     return f"{before}{MARKS[0]}\n{text}\n\n{MARKS[1]}{after}"

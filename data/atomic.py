@@ -75,7 +75,12 @@ def replace(temporary: Path, path: Path) -> None:
     old = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
     if path.is_symlink() or path.exists():
         os.replace(path, old)
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
     sync(path.parent)
     remove(old)
 

@@ -115,6 +115,7 @@ def rows(records: Records) -> dict:
         distinct = cells.nunique()
         about = {"name": column["name"], "type": column["type"], "missing": int(cells.isna().sum())}
         about |= {"note": "empty"} if not distinct else {"note": "constant"} if distinct == 1 else {}
+        about |= {"padded": column["padded"]} if "padded" in column else {}
         if "categories" in column:
             common = cells.value_counts(sort=True).index[:SHOWN]
             about |= {"categories": len(column["categories"]), "common": [str(value) for value in common]}
@@ -284,6 +285,8 @@ def row_lines(content: dict) -> list[str]:
     for note in ("constant", "empty"):
         names = [c["name"] for c in content["columns"] if c.get("note") == note]
         out += [f"{note} columns, kept: {listed(names)}"] * bool(names)
+    padded = [f"{show(c['name'], 40)} {c['padded']}" for c in content["columns"] if "padded" in c]
+    out += [f"look at: values with leading zeros or 19 digits are read as numbers: {', '.join(padded)}"] * bool(padded)
     missing = [f"{show(c['name'], 40)} {c['missing']}" for c in content["columns"] if c["missing"]]
     return out + [f"missing cells: {', '.join(missing)}"] * bool(missing)
 

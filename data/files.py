@@ -30,5 +30,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
     try:
         return pd.read_parquet(path, columns=columns)
-    except (pa.ArrowException, ValueError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise InputError(f"{path}: must be whole parquet, got {error}; run dvc repro") from error

@@ -134,8 +134,12 @@ class Trainer:
             if note is not None:
                 break
             print(f"{note_path}: checkpoint torn; training goes on from before it", file=sys.stderr, flush=True)
+            note_path.unlink()
         else:
             return False
+        for newer in folder.glob("checkpoint-*.safetensors"):  # torn, or without a note: it shall push no whole one out
+            if newer.stem > note_path.stem:
+                newer.unlink()
         tensors = load(blob)
         with torch.no_grad():
             for index, (name, p) in enumerate(self.parameters.items()):

@@ -153,7 +153,6 @@ def seen_by(run: Run, seed: int) -> dict[int, set[str]]:
 
 def ledger_of(run: Run, seed: int, round_: int) -> list[tuple[str, str]]:
     """What the ledger of a round does not tell as it is."""
-
     from detection.audit import ledger_gaps
 
     home, name = run.paths.round(round_), f"seed{seed}"

@@ -76,6 +76,7 @@ def inspect(name: str, dataset: Dataset, settings: Settings) -> list[str]:
 def estimate(settings: Settings, modality: str, parts: Any) -> tuple[float, int]:
     """(seconds, bytes) of a full run, good to a factor of two or three."""
     from pipelines.config import ROUNDS
+    from pipelines.evaluate import REFERENCE
 
     fit, adapt, own = settings.section("fit", modality), settings.section("adapt", modality), SECONDS[modality]
     seeds, area = settings.prepare.seeds, fit.size**2 if modality == "image" else 1
@@ -88,7 +89,7 @@ def estimate(settings: Settings, modality: str, parts: Any) -> tuple[float, int]
     whole = [x.shape[0] * x.shape[1] for name in ("fit", "calib", "test") for x in getattr(parts, name).x if area > 1]
     seconds += own["detect"] * sum(whole) * seeds * DETECTORS
     if settings.section("evaluate", modality).likelihood:
-        seconds += own["ratio"] * (len(parts.calib) + len(parts.test)) * seeds
+        seconds += own["ratio"] * (min(len(parts.calib), REFERENCE[modality]) + len(parts.test)) * seeds
     record = payload(parts.fit)
     real = record * sum(len(getattr(parts, name)) for name in ("fit", "support", "calib", "test"))
     generated = record * 2 * seeds * sum(g.count for g in made)  # with its adapter-off twin

@@ -20,7 +20,6 @@ from pipelines.work import Work
 
 
 def main(run: Run) -> dict:
-
     from data.records import read_store
     from detection.judge import LIKELIHOOD, cross_fit, real_scores
     from detection.likelihood import LikelihoodRatio

@@ -71,8 +71,11 @@ def export(stores: list[Path], out: Path, *, to: str, shape: str | None = None, 
         some = ", ".join([*map(show, bare[:SOME]), *([".."] if len(bare) > SOME else [])])
         tell(f"export: anomalies with an empty mask{held}: {len(bare)} ({some})")
     if survey.synthetic and to in NO_TRAINING:
-        tell(f"export: in {to} every anomaly is a test record, {survey.synthetic} synthetic ones too; "
+        tell(f"export: in {to} every anomaly is a test record, {survey.synthetic - survey.twins} synthetic ones too; "
              "measure on real ones alone (synthetic in provenance.csv)")  # fmt: skip
+        if survey.twins:
+            tell(f"export: {survey.twins} synthetic normals, twins of generated anomalies, are among those for "
+                 "training; leave them out for methods that learn from normals alone")  # fmt: skip
     return (f"{out}: {survey.records} records, {survey.anomalies} of them anomalous, {survey.synthetic} synthetic, "
             f"as {to} in {len(written)} file{'s' if len(written) > 1 else ''}, {human(size)}")  # fmt: skip
 

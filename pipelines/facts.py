@@ -14,7 +14,8 @@ MADE = {  # by how the generator's name begins; the card takes those of its synt
     "image": {
         "diffusion": "A diffusion model trained on the normal images redraws what lies under a mask; an adapter (LoRA) "
         "fitted on the few labelled anomalies makes it draw an anomaly. Outside the mask an image equals its host bit "
-        "for bit. Beside each lies its twin, drawn with the adapter off, as a normal: no detector can learn the edit.",
+        "for bit. Beside each lies its twin, drawn with the adapter off, as a normal, so that the edit itself is "
+        "nothing to go by.",
         "standard": "Standard augmentation flips, turns, moves, blurs or lights a labelled anomaly a little; its mask "
         "moves with it.",
         "cutpaste": "Cut-paste lays the defect of a labelled anomaly, turned and scaled, on a normal image. Outside "

@@ -210,7 +210,8 @@ def diagnose(error: BaseException, command: str, modality: str | None = None) ->
     if isinstance(error, FileNotFoundError) and error.filename:
         return 3, f"{error.filename}: must be there; run dvc repro, or mend the path in params.yaml"
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename:
-        return 3, f"{error.filename}: must be a file that can be read, got {error.strerror}; mend it"
+        name = error.filename2 or error.filename
+        return 3, f"{name}: must be what is read or written here, got {error.strerror}; mend its kind or permissions"
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
     place = getattr(error, "place", place)  # of one that another process met

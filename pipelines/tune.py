@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def main(run: Run) -> dict:
-
     from data.records import read_store
     from generation.model import Adapter, Base, pick_device
     from generation.tuning import tune

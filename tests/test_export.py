@@ -618,8 +618,11 @@ def test_the_command_tells_what_it_wrote_and_help_names_every_format(tmp_path):
 
 def test_synthetic_anomalies_in_a_test_folder_are_told(tmp_path):
     found = run(store(tmp_path, pictures().with_meta(synthetic=True)), tmp_path / "out", "--to", "mvtec")
-    assert found.exit_code == 0 and found.stderr.count("\n") == 1
-    assert "every anomaly is a test record, 6 synthetic ones too" in found.stderr
+    assert found.exit_code == 0 and found.stderr.count("\n") == 2
+    assert "every anomaly is a test record, 2 synthetic ones too" in found.stderr
+    assert "4 synthetic normals, twins of generated anomalies, are among those for training" in found.stderr
+    odd = pictures().with_meta(synthetic=list(pictures().meta["label"] != 0))
+    assert run(store(tmp_path / "odd", odd), tmp_path / "o", "--to", "mvtec").stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("to, modality", ROUTES)

@@ -9,7 +9,7 @@ import fakeloop
 import pytest
 import yaml
 
-from data.errors import SettingsError
+from data.errors import InputError, SettingsError
 from pipelines.explain import read_yaml
 from pipelines.overrides import settings_for
 
@@ -172,7 +172,7 @@ def test_the_head_table_tells_supports_and_untouched_sets_and_leaves_out_other_b
     assert row.startswith("| a (untouched, 2 supports) | ap |" + 4 * " 0.500 |" + " 0.312 | 0.500 | 0.500 | – |")
     assert row.endswith("| +0.188 (-0.607 to +0.982) | accepted, test +0.200 (-1.071 to +1.471) |")
     assert aims[::2] == [["Over all sets:"], ["Over the untouched sets alone:"]] and aims[1] == aims[3]
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError, match=r"README\.md: must hold"):
         code.tables.into("no marks", row)
 
 

@@ -363,7 +363,7 @@ def test_torn_foreign_and_missing_stores_are_named(tmp_path: Path):
         read_store(tmp_path / "s")
     (tmp_path / "s/part-00001.parquet").write_bytes((tmp_path / "away").read_bytes())
     last = (tmp_path / "s/part-00002.parquet").rename(tmp_path / "last")
-    with pytest.raises(InputError, match=r"every shard, lacks what followed part-00001\.parquet; write it again"):
+    with pytest.raises(InputError, match=r"every shard, part-00001\.parquet does not say that it is the last"):
         read_store(tmp_path / "s")
     last.rename(tmp_path / "s/part-00002.parquet")
     assert len(read_store(tmp_path / "s")) == 3

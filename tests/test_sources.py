@@ -328,6 +328,7 @@ def test_masks_of_every_convention_mark_the_same_pixels(tmp_path: Path):
     classes = np.where(odd, 3, 0).astype(np.uint8)
     classes[2, 3] = 1
     big = np.kron(SPOT, np.ones((16, 16), np.uint8))
+    white = np.where(classes == 3, 255, 0).astype(np.uint8)
     voc = Image.fromarray(classes)
     voc.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
     voc.save(tmp_path / "voc.png")
@@ -344,6 +345,7 @@ def test_masks_of_every_convention_mark_the_same_pixels(tmp_path: Path):
         "softrgb.png": np.dstack([soft] * 3),
         "tint.png": np.dstack([soft, soft + 3, soft]),
         "dark.png": np.dstack([classes, classes * (classes > 1), classes * 0]),  # (1, 0, 0) and (3, 3, 0)
+        "beside.png": np.dstack([np.maximum(classes, white), white, white]),  # (1, 0, 0) beside white
     }
     for name, array in cases.items():
         np.testing.assert_array_equal(read_mask(save(tmp_path / name, array), odd.shape), odd, err_msg=name)
@@ -729,6 +731,9 @@ def test_signs_of_no_value_among_numbers_and_dates_are_refused(tmp_path: Path, c
     "cells",
     [
         [f"{i}{'ABCD'[i % 4]}" for i in range(30)],
+        [*map(str, range(1, 41)), *(f"{i}a" for i in range(1, 9))],
+        [f"{i}th" for i in range(4, 31)],
+        [f"{i}s" for i in range(1700, 2020, 10)],
         ["-", "+", "0"],
         ["007", "-", "12"],
         ["1.2.3", "1.2.13", "1.10.20"],
@@ -1118,7 +1123,9 @@ def test_labels_name_recordings_by_the_column_that_does_in_the_data(tmp_path: Pa
         records, quarantine = folder(tmp_path, files, labels="l.csv", entity="host")
         assert records.meta[["id", "segments"]].values.tolist() == [["a", "[]"], ["b", '[[1, 3, "anomaly"]]']]
         assert not quarantine
-    with pytest.raises(InputError, match="start and end, and entity where there are several, got start, end, node"):
+    both = {"m.csv": data, "l.csv": "start,end,host,entity\n1,2,web server,b\n"}  # of another system
+    assert folder(tmp_path, both, labels="l.csv", entity="host")[0].meta["kind"].tolist() == ["normal", "anomaly"]
+    with pytest.raises(InputError, match="and entity or host where there are several, got start, end, node"):
         folder(tmp_path, {"m.csv": data, "l.csv": "start,end,node\n1,2,b\n"}, labels="l.csv", entity="host")
 
 
@@ -1205,6 +1212,10 @@ def test_numbers_of_nineteen_digits_are_nanoseconds(tmp_path: Path):
     ns = [1_700_000_000_000_000_000 + 10**9 * i for i in range(20)]
     records, _ = series(tmp_path, "t,v,y\n" + "".join(f"{t},1,0\n" for t in ns))
     assert records.time[0].tolist() == ns
+    for zone in ("", "Z"):
+        spans = f"start,end\n2023-11-14T22:13:21{zone},2023-11-14T22:13:22{zone}\n"
+        files = {"m.csv": "t,v\n" + "".join(f"{t},1\n" for t in ns), "l.csv": spans}
+        assert json.loads(folder(tmp_path, files, labels="l.csv")[0].meta["segments"][0]) == [[1, 3, "anomaly"]]
     iso = [pd.Timestamp(t).isoformat() for t in ns]
     assert series(tmp_path, "t,v,y\n" + "".join(f"{t},1,0\n" for t in iso))[0].time[0].tolist() == ns
 

@@ -343,7 +343,7 @@ def test_a_disk_full_outside_an_artefact_is_exit_4_too(place, capsys):
 @pytest.mark.parametrize("torn, told", [
     (lambda p: p.write_text('{"a": 1'), r"gate\.json: must be JSON \(.*\); run dvc repro"),
     (lambda p: p.unlink(), r"gate\.json: must be there; run dvc repro"),
-    (lambda p: (p.unlink(), p.mkdir()), r"gate\.json: must be a file that can be read, got Is a directory; mend it"),
+    (lambda p: (p.unlink(), p.mkdir()), r"gate\.json: must be what is read or written here, got Is a directory; mend"),
 ])  # fmt: skip
 def test_a_torn_file_of_another_stage_is_exit_3_with_its_path(place, capsys, torn, told):
     def main(run):
@@ -370,8 +370,13 @@ def test_a_torn_table_of_another_stage_is_exit_3_with_its_path(place, capsys):
     assert execute(main, "adapt", ["cells"]) == 3
     path.write_bytes(path.read_bytes()[:-9])
     assert execute(main, "adapt", ["cells"]) == 3
+    pd.DataFrame({"a": list(range(5000))}).to_parquet(path)
+    page = bytearray(path.read_bytes())
+    page[4:80] = bytes(76)  # the header of a page
+    path.write_bytes(page)
+    assert execute(main, "adapt", ["cells"]) == 3
     lines = [line for line in capsys.readouterr().err.splitlines() if "seed0.parquet: must be whole parquet" in line]
-    assert len(lines) == 2 and all(line.endswith("; run dvc repro") for line in lines)
+    assert len(lines) == 3 and all(line.endswith("; run dvc repro") for line in lines)
 
 
 class OutOfMemoryError(RuntimeError):

@@ -22,6 +22,7 @@ class Survey:
     records: int
     anomalies: int
     synthetic: int
+    twins: int  # of the synthetic ones, those that are normals
     kinds: list[str]
     columns: list[str]
     dated: bool  # the time of series is ns since the epoch
@@ -29,7 +30,7 @@ class Survey:
     @classmethod
     def of(cls, stores: list[Path]) -> Survey:
         """InputError where a store is torn or missing, stores do not fit together, or an id comes twice."""
-        first, seen, columns, dated, counts, kinds = None, {}, {}, False, np.zeros(3, int), set()
+        first, seen, columns, dated, counts, kinds = None, {}, {}, False, np.zeros(4, int), set()
         for store in stores:
             for shard in shards(store):
                 table, note = read_shard(shard, ["id", "label", "kind", "synthetic"])
@@ -37,7 +38,8 @@ class Survey:
                 check_alike(*first, store, note)
                 check_unique(table["id"].to_pylist(), store, seen)
                 odd = table["label"].to_numpy() != 0
-                counts += len(table), odd.sum(), table["synthetic"].to_numpy().sum()
+                made = table["synthetic"].to_numpy()
+                counts += len(table), odd.sum(), made.sum(), (made & ~odd).sum()
                 kinds |= {kind for kind, anomalous in zip(table["kind"].to_pylist(), odd) if anomalous}
                 columns |= dict.fromkeys(note["meta"])
                 dated = dated or (note["modality"] == "series" and has_dates(shard))

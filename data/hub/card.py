@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,13 +79,14 @@ def front(keys: dict) -> str:
 
 
 def counted(splits: list[Split]) -> list[dict]:
-    """A row a split: real normals, real anomalies, synthetic records."""
+    """A row a split: real normals, real anomalies, synthetic anomalies, synthetic normals (twins)."""
     rows = []
     for split in splits:
-        real = [sum(n for (_, label, made), n in split.counts.items() if not made and label == wanted)
-                for wanted in (0, 1)]  # fmt: skip
-        made = sum(n for (_, _, made), n in split.counts.items() if made)
-        rows.append({"split": split.name, "normal": real[0], "anomaly": real[1], "synthetic": made})
+        found = Counter()
+        for (_, label, made), n in split.counts.items():
+            found[bool(made), int(label)] += n
+        rows.append({"split": split.name, "normal": found[False, 0], "anomaly": found[False, 1],
+                     "synthetic": found[True, 1], "twins": found[True, 0]})  # fmt: skip
     return rows
 
 

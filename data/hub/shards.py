@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.files import read_table
 from data.records import DATED, META, iter_tables
 from data.records.arrow import feature
 
@@ -69,7 +71,7 @@ def write_split(name: str, store: Path, folder: Path, ledger: pd.DataFrame) -> S
 
 def read_ledgers(files: list[Path]) -> pd.DataFrame:
     """Verdicts and scores of every judged record, indexed by id; no rows where there are no files."""
-    parts = [pd.read_parquet(file) for file in files]
+    parts = [read_table(file) for file in files]
     if not parts:
         return pd.DataFrame(index=pd.Index([], dtype=object, name="id"))
     whole = pd.concat(parts, ignore_index=True)
@@ -122,6 +124,6 @@ def _count(split: Split, table: pa.Table) -> None:
     split.counts.update(zip(*(table[name].to_pylist() for name in ("kind", "label", "synthetic"))))
     split.ids.update(table["id"].to_pylist())
     made = table.filter(table["synthetic"])
-    split.generators.update(made["generator"].to_pylist())
+    split.generators.update(made.filter(pc.not_equal(made["label"], 0))["generator"].to_pylist())
     for host, parents in zip(made["host"].to_pylist(), made["parents"].to_pylist()):
         split.parents.update({*parents, host} - {""})

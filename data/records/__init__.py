@@ -299,7 +299,10 @@ def shards(path: Path | str) -> list[Path]:
     if missing:
         raise InputError(f"{path}: a store must have every shard, lacks {', '.join(missing)}; write it again")
     if LAST.encode() not in (footer(found[-1]) or {}):
-        raise InputError(f"{path}: a store must have every shard, lacks what followed {found[-1].name}; write it again")
+        raise InputError(
+            f"{path}: a store must have every shard, {found[-1].name} does not say that it is the last: one is "
+            "missing, or an older version wrote it; run dvc repro"
+        )
     return found
 
 

@@ -164,7 +164,8 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     exact = path.suffix.lower() not in LOSSY
     if array.ndim == 3:
         tint = int(np.ptp(array, axis=2).max())  # JPEG tints a grey by less than colours differ
-        if palette or tint > MOST_CLASSES or (exact and tint and array.max() <= MOST_CLASSES):
+        dark = exact and tint and (array.max() <= MOST_CLASSES or class_colours(array))
+        if palette or tint > MOST_CLASSES or dark:
             colours = len(np.unique(array @ np.array([1, 2**16, 2**32])))
             if not palette and colours > MOST_CLASSES:
                 raise BadImage(
@@ -193,6 +194,13 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
             "pixels near the ends; is it a photograph?"
         )
     return array >= full // 2
+
+
+def class_colours(array: np.ndarray) -> bool:
+    """Whether an (H, W, 3) array is black with a few colours, one at least no tinted grey: (1, 0, 0), (2, 2, 0)."""
+    colours = np.unique(array.reshape(-1, 3), axis=0).astype(int)
+    few = len(colours) <= MOST_CLASSES and not colours[0].any()
+    return few and bool((2 * np.ptp(colours[1:], axis=1) >= colours[1:].max(axis=1)).any())
 
 
 def are_classes(array: np.ndarray, values: np.ndarray) -> bool:

@@ -96,7 +96,7 @@ def read_series(
                 f"{len(channels)} channels; export it again"
             )
         found = parse(file, name, table, timestamp, channels, label, entity, kind)
-        zoned |= {r.entity: has_zone(table[timestamp].iloc[0]) for r in found}
+        zoned |= {r.entity: zone_of(table[timestamp].iloc[0]) for r in found}
         recordings += found
     check_together(recordings, path)
     recordings = [mend(r, channels, duplicates, missing, quarantine) for r in recordings]
@@ -325,6 +325,11 @@ def without_holes(r: Recording, channels: list[str], missing: str, quarantine: Q
     return Recording(r.entity, time, x, kind, [r.rows[i] for i in before], r.dated)
 
 
+def zone_of(cell: str) -> bool | None:
+    """Whether a time has a zone; None of nanoseconds, which are in UTC and fit both."""
+    return None if NANOSECONDS.fullmatch(cell) else has_zone(cell)
+
+
 def note_rates(recordings: list[Recording], quarantine: Quarantine) -> None:
     """Lists the recordings whose steps are far from those of the first one: their windows span another time."""
     usual = [(r, float(np.median(np.diff(r.time)))) for r in recordings if len(r.time) > 1]
@@ -343,28 +348,31 @@ def span(length: float, dated: bool) -> str:
 
 
 def mark(
-    recordings: list[Recording], file: Path, zoned: dict[str, bool], entity: str | None, quarantine: Quarantine
+    recordings: list[Recording], file: Path, zoned: dict[str, bool | None], entity: str | None, quarantine: Quarantine
 ) -> None:
     """Sets `kind` inside the segments of a labels file; one that meets no row is quarantined.
 
-    zoned: whether the times of a recording have a zone, by entity. entity: the column that names the recording in the
-    data, and may in the file; "entity" does as well.
+    zoned: whether the times of a recording have a zone, by entity, None where they cannot. entity: the column that
+    names the recording in the data, and may in the file; "entity" does as well.
     """
     table = read_text(file)
     lacking = [name for name in ("start", "end") if name not in table]
-    named = next((name for name in (entity, "entity") if name in table), None)
+    by_name = {r.entity: r for r in recordings}
+    choices = [name for name in (entity, "entity") if name in table]
+    fitting = (c for c in choices if all(name in by_name or spelled(name) in by_name for name in table[c]))
+    named = next(fitting, choices[0] if choices else None)
     if lacking or (named is None and len(recordings) > 1):
+        either = f"entity or {show(entity)}" if entity not in (None, "entity") else "entity"
         raise InputError(
-            f"{show(file)}: labels must have the columns start and end, and entity where there are "
-            f"several, got {', '.join(map(show, table.columns))}; mend the header"
+            f"{show(file)}: labels must have the columns start and end, and {either} where there are several, got "
+            f"{', '.join(map(show, table.columns))}; mend the header"
         )
     rows = [f"row {line}" for line in table.index]
     both = [
         times(table[name].to_numpy(object), f"{show(file)}, column '{name}'", rows)
         for name in ("start", "end")
     ]
-    by_name = {r.entity: r for r in recordings}
-    said = {column: [has_zone(cell) for cell in table[column]] for column in ("start", "end")}
+    said = {column: [zone_of(cell) for cell in table[column]] for column in ("start", "end")}
     for row, start, end in zip(range(len(table)), *both):
         name = recordings[0].entity if named is None else table[named].iloc[row]
         name = name if name in by_name else spelled(name)
@@ -383,7 +391,7 @@ def mark(
                 f"{show(file)} {rows[row]}: a label's entity must be in the data, got '{show(name)}'; "
                 f"{closest(name, map(show, by_name))}"
             )
-        odd = [column for column, zones in said.items() if zones[row] != zoned[name]]
+        odd = [column for column, zones in said.items() if {zones[row], zoned[name]} == {True, False}]
         if odd:
             raise InputError(
                 f"{show(file)} {rows[row]}: labels and data of '{show(name)}' must both have time zones or neither, "

@@ -54,7 +54,8 @@ def typed(text: pd.DataFrame, where: str, rows: list[str] | None = None) -> tupl
     """(typed frame, schema) of stripped text cells, "" = missing.
 
     where: the file, rows: a name a row, for messages. Constant and empty columns are kept and marked
-    "constant" or "empty" in the schema. InputError names the first cell that breaks its column's type.
+    "constant" or "empty" in the schema; "padded" is how many numbers look like codes. InputError names the first cell
+    that breaks its column's type.
     """
     rows = rows or [f"row {i + 2}" for i in range(len(text))]
     frame, columns = {}, []
@@ -76,6 +77,9 @@ def infer(name: str, cells: np.ndarray, where: str, rows: list[str]) -> tuple[pd
         column["constant"] = True
     kind = kind_of(values)
     column["type"] = kind
+    padded = sum(CODE.fullmatch(value) is not None for value in values)
+    if padded and kind in ("integer", "numeric"):
+        column["padded"] = padded
     if kind == "boolean":
         truth = {value: value.lower() in TRUE for value in values}
         return pd.Series([truth.get(cell) for cell in cells], dtype="boolean"), column
@@ -128,6 +132,15 @@ def are_codes(values: list[str]) -> bool:
     return padded > 0 and (few_or_even or padded >= CODED * len(values))
 
 
+def are_measures(plain: list[str], dressed: list[re.Match]) -> bool:
+    """Whether numbers with something to them are amounts of one unit: nothing is lost with it, and one has a decimal, a
+    space, a sign or a bracket. House numbers (1, 1a), 4th and 1700s are not."""
+    texts = [one.string for one in dressed]
+    bare = {*plain, *(one[1] for one in dressed)}
+    alike = len({one["unit"] for one in dressed}) == 1 and len(bare) == len(plain) + len(dressed)
+    return alike and any(re.search(r"[.,( $€£¥%°\u2212]", text) for text in texts)
+
+
 def is_number(text: str) -> bool:
     """Whether the text is a number, infinite ones too."""
     if "_" in text:
@@ -161,7 +174,7 @@ def check_categories(
         if any(map(sure.search, local)) and all(form.fullmatch(value) or fits(value) for value in values):
             raise InputError(f"{at}: {rule}, got '{show(local[0])}'; write them so")
     found = [DRESSED.fullmatch(value) for value in values if not is_number(value)]
-    if len(values) > FEW and found and all(found) and len({one["unit"] for one in found}) == 1:
+    if len(values) > FEW and found and all(found) and are_measures([v for v in values if is_number(v)], found):
         raise InputError(
             f"{at}: numbers must be digits and at most a decimal point, got '{show(found[0].string)}'; "
             "leave out units, brackets and separators"
