@@ -281,7 +281,8 @@ def test_the_card_tells_counts_gain_audit_memorisation_and_marks_the_synthetic(t
     train.counts[("normal", 0, True)] = 4
     text = card.render(facts, [train], CC)
     for said in ("9 real and 9 synthetic records", "> 4 of them are twins of the synthetic anomalies",
-                 "| 7 | 2 | 5 | 4 |", "| synthetic, anomalous | synthetic, normal (twins) |", "5 of the generated"):  # fmt: skip
+                 "| 7 | 2 | 5 | 4 |", "| synthetic, anomalous | synthetic, normal (twins) |",
+                 "5 of the generated"):  # fmt: skip
         assert said in text, said
     train.counts.pop(("scratch", 1, True))
     train.counts.pop(("normal", 0, True))
