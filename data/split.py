@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from data.errors import InputError
 from data.leaks import COPY, SIDE, leave_out, without_copies
 from data.records import Records
+from data.records.table import as_seen
 
 DROPPED = ("segments", "label_value", COPY, SIDE)  # meta columns of raw records that mean nothing afterwards
 
@@ -60,6 +61,9 @@ def split(
         )
         parts = leave_out(parts) if COPY in records.meta else parts
     check_least(parts, support, folds, whole)
+    if records.modality == "row":  # what no record for training has, no encoder may know
+        seen = pd.concat([parts[name].x for name in ("fit", "support", "calib")])
+        parts = {name: replace(part, schema=as_seen(part.schema, seen)) for name, part in parts.items()}
     parts = {name: labelled(part, name) for name, part in parts.items()}
     plan = {"supports": [], "folds": []}
     if records.modality == "series":  # of a recording, all that is no window is left out as well

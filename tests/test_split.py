@@ -500,3 +500,24 @@ def test_the_demo_sets_can_be_split(modality: str):
     for chosen in s.plan["supports"]:
         kinds = Counter(s.support.meta.set_index("id").loc[chosen, "kind"])
         assert max(kinds.values()) - min(kinds.values()) <= 1 and set(kinds) == set(s.support.meta["kind"])
+
+
+def test_the_schema_of_rows_knows_what_training_has_and_nothing_of_the_test():
+    labels = [0] * 30 + [1] * 12
+    records = rows(list(range(42)), labels)
+    parts = split(records, **EASY)
+    seen = {*parts.fit.meta["id"], *parts.support.meta["id"], *parts.calib.meta["id"]}
+    inside = np.isin(records.meta["id"], sorted(seen))
+    x = pd.DataFrame({
+        "n": np.where(inside, 0.5, 0.125), "gap": np.where(inside, 1.0, np.nan),
+        "word": pd.array(np.where(inside, "known", "strange"), "string"),
+    })  # fmt: skip
+    columns = [{"name": "n", "type": "numeric", "nullable": False, "decimals": 3},
+               {"name": "gap", "type": "numeric", "nullable": True, "decimals": 0},
+               {"name": "word", "type": "categorical", "nullable": False, "categories": ["known", "strange"]}]
+    records = Records("row", records.meta, x, np.zeros((42, 3), bool), {"columns": columns})
+    parts = split(records, **EASY)
+    assert set(parts.test.x["word"]) == {"strange"}
+    for part in parts.parts().values():
+        n, gap, word = part.schema["columns"]
+        assert (n["decimals"], gap["nullable"], word["categories"]) == (1, False, ["known"])

@@ -180,21 +180,28 @@ def fit_column(column: dict, cells: pd.Series) -> dict:
     return spec
 
 
+def as_seen(schema: dict, frame: pd.DataFrame) -> dict:
+    """A schema of rows that knows of the categories, gaps and decimals in `frame` alone."""
+    columns = []
+    for column in schema["columns"]:
+        cells = frame[column["name"]]
+        column = column | {"nullable": bool(cells.isna().any())}
+        if column["type"] == "categorical":
+            column["categories"] = sorted(set(cells.dropna().astype(str)))
+        if column["type"] == "numeric":
+            column["decimals"] = decimals(cells.to_numpy(np.float64))
+        columns.append(column)
+    return schema | {"columns": columns}
+
+
 def features(spec: dict, cells: pd.Series, ids: pd.Series) -> np.ndarray:
-    """The column's features (N, k): z, +-1 or one-hot +-1, NaN if missing; then +-1 'missing' if nullable."""
+    """The column's features (N, k): z, +-1 or one-hot +-1, NaN if missing; then +-1 'missing' if nullable. A category
+    that is not among the known ones is none of them."""
     missing = cells.isna().to_numpy()
-    if missing.any() and not spec["nullable"]:
-        raise InputError(f"row {ids.iloc[missing.argmax()]}, column '{spec['name']}': must not be missing; "
-                         "fill it or fit on rows that miss it too")  # fmt: skip
     if spec["type"] == "categorical":
         hot = cells.astype(object).where(~missing, None).astype(str).to_numpy()[:, None] == np.array(
             spec["categories"], dtype=object
         )
-        unseen = ~missing & ~hot.any(1)
-        if unseen.any():
-            row = unseen.argmax()
-            raise InputError(f"row {ids.iloc[row]}, column '{spec['name']}': category must be one of "
-                             f"{spec['categories']}, got '{cells.iloc[row]}'")  # fmt: skip
         value = np.where(hot, 1.0, -1.0)
     elif spec["type"] == "boolean":
         value = np.where(cells.fillna(False).astype(bool), 1.0, -1.0)[:, None]
@@ -232,7 +239,8 @@ class RowCodec:
     """Rows as x (N, F) float64: numbers, integers and dates through a quantile transform, categories one-hot.
 
     Every feature is divided by its standard deviation, flags and one-hots are centred first (a number's 0 is
-    its median): all have a spread of about 1, a balanced flag is +-1. A missing cell is 0, its flag up.
+    its median): all have a spread of about 1, a balanced flag is +-1. A missing cell is 0, its flag up, if its column
+    has one: where the rows it was fitted on miss none, a gap is 0 alone.
     feature_column: (F,) the column of each feature.
     """
 
@@ -260,7 +268,7 @@ class RowCodec:
         return cls(columns, np.array(centre), np.array(scale), owner)
 
     def encode(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
-        """x (N, F) float64, mask (N, F) bool; InputError for an unseen category, infinity or a new gap."""
+        """x (N, F) float64, mask (N, F) bool; InputError for infinity."""
         parts = [features(spec, records.x[spec["name"]], records.meta["id"]) for spec in self.columns]
         raw = np.column_stack(parts) if parts else np.zeros((len(records), 0))
         x = np.nan_to_num((raw - self.centre) / self.scale, nan=0.0)
