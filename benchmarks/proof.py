@@ -9,10 +9,11 @@ A cell is a set and a K, run by pipelines.cell in .work/cells/proof--<set>--k<K>
 one goes on, a FAILED one stops no other and makes the exit code 1. In benchmarks/results/, earlier runs included:
 
 proof.json        {set: {arm: {metric: {"mean", "low", "high", "values"}}, "gate": {...}}}; K = 10 is "<set>", other K
-                  are "<set>@k5". gate: chosen, reference, accepted, gain, truly_helpful (whether on the real test split
-                  the paired gain of the gate's best candidate with generations over its best one without has a mean
-                  above 0, whatever the gate decided; it sees no test), holds_at (the confidence up to which it
-                  would have accepted), seeds (each support's decision, holds_at and gain).
+                  are "<set>@k5". gate: chosen, best, reference, accepted (at the confidence that the settings now ask
+                  for), gain, truly_helpful (whether on the real test split the paired gain of the gate's best
+                  candidate with generations over its best one without has a mean above 0, whatever the gate decided;
+                  it sees no test), holds_at (the confidence up to which it would have accepted), seeds (each
+                  support's decision, holds_at and gain).
 proof_cells.json  {the same name: {"set", "k", "modality", "metric", "counts", "seconds", "stages", "rounds",
                   "criterion", "untouched", "fidelity"}}; fidelity: {measure: [of the kept, a support]}
 proof_criteria.json  {set: {criterion: {arm: {"mean", "low", "high", "values"}}}}, of the set's metric
@@ -43,7 +44,7 @@ FILE, RESULTS = Path("benchmarks/proof.yaml"), Path("benchmarks/results")
 FILES = ("proof.json", "proof_cells.json")
 ALWAYS = {"train.*.shuffled": True}  # the control of shuffled masks too
 RATIO = ("likelihood", "alike")  # criteria by the likelihood ratio, which judges no images
-GATE = ("chosen", "reference", "accepted", "holds_at", "gain", "truly_helpful", "seeds")
+GATE = ("chosen", "best", "reference", "accepted", "holds_at", "gain", "truly_helpful", "seeds")
 Budgets = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
@@ -127,15 +128,15 @@ def rounds_of(home: Path) -> list[dict]:
     return out
 
 
-def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tuple[dict, dict]:
+def update(proof: Proof, results: list[dict], root: Path) -> tuple[dict, dict]:
     """proof.json and proof_cells.json with the cells that are done put in; sets that are no more go."""
     both = []
     for file in FILES:
-        path = folder / file
+        path = root / RESULTS / file
         both.append(json.loads(path.read_text()) if path.exists() else {})
     for result in results:
         if result["status"] == "done":
-            parts, tree = entry(result), cells / result["cell"] / "tree"
+            parts, tree = entry(result), root / WORK / "cells" / result["cell"] / "tree"
             parts[1]["rounds"] = rounds_of(tree / "artifacts" / result["dataset"])
             parts[1]["criterion"] = read_yaml(tree / "params.yaml")["filter"][parts[1]["modality"]]["criterion"]
             parts[1]["untouched"] = proof.sets[result["dataset"]].untouched
@@ -144,7 +145,25 @@ def update(proof: Proof, results: list[dict], folder: Path, cells: Path) -> tupl
     order = list(proof.sets)
     about = {name: told for name, told in both[1].items() if name in both[0] and told["set"] in order}
     names = sorted(about, key=lambda name: (order.index(about[name]["set"]), about[name]["k"]))
+    for name in names:
+        decide_anew(both[0][name]["gate"], confidence_of(proof, about[name], root))
     return {name: both[0][name] for name in names}, {name: about[name] for name in names}
+
+
+def confidence_of(proof: Proof, about: dict, root: Path) -> float:
+    """gate.<modality>.confidence as the settings of a set now are."""
+    own = proof.sets[about["set"]]
+    return settings_for(root / own.params, about["set"], own.set)["gate"][about["modality"]]["confidence"]
+
+
+def decide_anew(gate: dict, confidence: float) -> None:
+    """The decision at another confidence than that of the run: the interval at it lies above 0 where it is below the
+    one that the gate holds at (detection.gate.decide). A run that did not tell keeps its own."""
+    for said in (gate, *(gate.get("seeds") or ())):
+        if said.get("holds_at") is not None:
+            said["accepted"] = said["holds_at"] > confidence
+    if gate.get("best"):
+        gate["chosen"] = gate["best"] if gate["accepted"] else gate["reference"]
 
 
 def update_criteria(proof: Proof, results: list[dict], folder: Path) -> dict:
@@ -166,7 +185,7 @@ def update_criteria(proof: Proof, results: list[dict], folder: Path) -> dict:
 def write(proof: Proof, results: list[dict], root: Path) -> None:
     folder = root / RESULTS
     usual = [result for result in results if "filter.*.criterion" not in result["set"]]
-    found, about = update(proof, usual, folder, root / WORK / "cells")
+    found, about = update(proof, usual, root)
     other = update_criteria(proof, results, folder)
     failed = [result for result in results if result["status"] != "done"]
     texts = {"proof.json": json.dumps(found, indent=1), "proof_cells.json": json.dumps(about, indent=1),

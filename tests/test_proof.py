@@ -176,6 +176,16 @@ def test_the_head_table_tells_supports_and_untouched_sets_and_leaves_out_other_b
         code.tables.into("no marks", row)
 
 
+def test_decisions_are_those_at_the_confidence_that_is_asked_for_now(code):
+    gate = {"holds_at": 0.8, "accepted": False, "chosen": "r", "best": "b", "reference": "r",
+            "seeds": [{"holds_at": 0.6, "accepted": True}, {"accepted": True}]}  # fmt: skip
+    code.proof.decide_anew(gate, 0.7)
+    assert (gate["accepted"], gate["chosen"]) == (True, "b")
+    assert [seed["accepted"] for seed in gate["seeds"]] == [False, True]  # a run that did not tell keeps its own
+    code.proof.decide_anew(gate, 0.8)
+    assert (gate["accepted"], gate["chosen"]) == (False, "r")
+
+
 def test_other_confidences_accept_what_holds_at_them(code):
     def gate(holds: float, *seeds: tuple[float, float]) -> dict:
         gain = sum(g for _, g in seeds) / len(seeds)
