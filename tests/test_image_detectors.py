@@ -452,17 +452,18 @@ def test_a_failed_save_leaves_the_older_one_and_no_scraps(bank, tmp_path, monkey
 
 
 def test_an_older_detector_comes_back_where_the_new_one_cannot_take_its_place(bank, tmp_path, monkeypatch):
-    from pathlib import Path
+    from data import atomic
 
     save(bank, tmp_path / "d")
-    rename = Path.rename
+    rename, refused = atomic.os.replace, []
 
-    def refuse(self, target):
-        if self.name.endswith(".partial"):
+    def refuse(source, target):
+        if str(target).endswith("/d") and not refused:
+            refused.append(source)
             raise PermissionError(13, "Permission denied")
-        return rename(self, target)
+        return rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(atomic.os, "replace", refuse)
     with pytest.raises(PermissionError):
         save(bank, tmp_path / "d")
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
