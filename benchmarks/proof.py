@@ -145,15 +145,16 @@ def update(proof: Proof, results: list[dict], root: Path) -> tuple[dict, dict]:
     order = list(proof.sets)
     about = {name: told for name, told in both[1].items() if name in both[0] and told["set"] in order}
     names = sorted(about, key=lambda name: (order.index(about[name]["set"]), about[name]["k"]))
+    modality = {told["set"]: told["modality"] for told in about.values()}
+    asked = {name: confidence_of(proof.sets[name], name, kind, root) for name, kind in modality.items()}
     for name in names:
-        decide_anew(both[0][name]["gate"], confidence_of(proof, about[name], root))
+        decide_anew(both[0][name]["gate"], asked[about[name]["set"]])
     return {name: both[0][name] for name in names}, {name: about[name] for name in names}
 
 
-def confidence_of(proof: Proof, about: dict, root: Path) -> float:
+def confidence_of(own: Set, name: str, modality: str, root: Path) -> float:
     """gate.<modality>.confidence as the settings of a set now are."""
-    own = proof.sets[about["set"]]
-    return settings_for(root / own.params, about["set"], own.set)["gate"][about["modality"]]["confidence"]
+    return settings_for(root / own.params, name, own.set)["gate"][modality]["confidence"]
 
 
 def decide_anew(gate: dict, confidence: float) -> None:
@@ -182,7 +183,8 @@ def update_criteria(proof: Proof, results: list[dict], folder: Path) -> dict:
 # command
 
 
-def write(proof: Proof, results: list[dict], root: Path) -> None:
+def write(proof: Proof, results: list[dict], root: Path) -> tuple[dict, dict]:
+    """proof.json and proof_cells.json as they were written, with proof_criteria.json and the tables beside them."""
     folder = root / RESULTS
     usual = [result for result in results if "filter.*.criterion" not in result["set"]]
     found, about = update(proof, usual, root)
@@ -194,6 +196,7 @@ def write(proof: Proof, results: list[dict], root: Path) -> None:
     for name, text in texts.items():
         with atomic_file(folder / name) as path:
             path.write_text(text.rstrip() + "\n", encoding="utf-8")
+    return found, about
 
 
 def run(given: argparse.Namespace, root: Path) -> int:
@@ -211,9 +214,9 @@ def run(given: argparse.Namespace, root: Path) -> int:
         write(proof, results, root)
 
     run_cells(cells, jobs=given.jobs, root=root, report=report)
-    write(proof, results, root)
+    found = write(proof, results, root)
     if given.readme:
-        page, found = root / "README.md", [json.loads((root / RESULTS / name).read_text()) for name in FILES]
+        page = root / "README.md"
         with atomic_file(page) as path:
             path.write_text(into(page.read_text(encoding="utf-8"), headline(*found)), encoding="utf-8")
     print(f"{root / RESULTS / 'proof.md'}: {sum(r['status'] == 'done' for r in results)} of {len(cells)} cells done")

@@ -7,7 +7,6 @@ from pipelines.markdown import signed, table
 
 HEAD = 10  # the K that a set's own name stands for
 USUAL = 5  # supports a set; other numbers are told
-ARMS = ("real", "standard", "classical", "generated", "dropped", "filtered", "mixed", "shuffled")
 MARKS = ("<!-- proof: python benchmarks/proof.py --readme -->\n", "<!-- /proof -->\n")  # around README's table
 MADE = "Written by `python benchmarks/proof.py`. Means over supports, 95 % intervals; gains are paired by support."
 GATE = """*reference* is the gate's best candidate without generations; *gain on test* is what its best candidate with
@@ -121,16 +120,18 @@ def headline(found: dict, about: dict) -> str:
 
 
 def arms_and_gate(heads: dict, about: dict) -> str:
-    rows = []
+    from detection.arms import ARMS, SHUFFLED
+
+    arms, rows = (*ARMS, SHUFFLED), []
     for name, entry in heads.items():
         metric, gate = about[name]["metric"], entry["gate"]
         supports = len(entry["real"][metric]["values"])
         notes = ["untouched"] * bool(about[name].get("untouched")) + [f"{supports} supports"] * (supports != USUAL)
         said = f"{'accepted' if gate['accepted'] else 'refused'}, test {signed(gate['gain'])}"
-        arms = [mean(entry.get(arm, {}).get(metric)) for arm in ARMS]
+        own = [mean(entry.get(arm, {}).get(metric)) for arm in arms]
         gain = signed(paired(entry, "filtered", "dropped", metric))
-        rows.append([f"{name} ({', '.join(notes)})" if notes else name, metric, *arms, gain, said])
-    return table(["set", "metric", *ARMS, "filtered over dropped (95 %)", "gate"], rows)
+        rows.append([f"{name} ({', '.join(notes)})" if notes else name, metric, *own, gain, said])
+    return table(["set", "metric", *arms, "filtered over dropped (95 %)", "gate"], rows)
 
 
 def into(readme: str, text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.atomic import atomic_file
 from data.errors import ResourceError
 
 Batch = dict[str, Tensor]
@@ -114,13 +115,12 @@ class Trainer:
             tensors |= {f"o.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
         blob = save({k: v.contiguous().cpu() for k, v in tensors.items()})
         digest = hashlib.sha256(blob).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"checkpoint-{self.step:09d}.safetensors"
-        target.with_suffix(".tmp").write_bytes(blob)
-        target.with_suffix(".tmp").replace(target)
+        with atomic_file(target) as path:
+            path.write_bytes(blob)
         note = {"step": self.step, "losses": self.losses, "sha256": digest}
-        target.with_suffix(".tmp").write_text(json.dumps(note))
-        target.with_suffix(".tmp").replace(target.with_suffix(".json"))
+        with atomic_file(target.with_suffix(".json")) as path:
+            path.write_text(json.dumps(note))
         for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink()

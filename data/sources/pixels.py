@@ -164,12 +164,12 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     exact = path.suffix.lower() not in LOSSY
     if array.ndim == 3:
         tint = int(np.ptp(array, axis=2).max())  # JPEG tints a grey by less than colours differ
-        dark = exact and tint and (array.max() <= MOST_CLASSES or class_colours(array))
-        if palette or tint > MOST_CLASSES or dark:
-            colours = len(np.unique(array @ np.array([1, 2**16, 2**32])))
-            if not palette and colours > MOST_CLASSES:
+        apart = palette or tint > MOST_CLASSES
+        colours = colours_of(array) if apart or (exact and tint) else None
+        if apart or (colours is not None and (array.max() <= MOST_CLASSES or are_class_colours(colours))):
+            if not palette and len(colours) > MOST_CLASSES:
                 raise BadImage(
-                    f"a colour mask must have at most {MOST_CLASSES} colours, got {colours}; "
+                    f"a colour mask must have at most {MOST_CLASSES} colours, got {len(colours)}; "
                     "is it a photograph?"
                 )
             return array.any(axis=2)
@@ -196,9 +196,14 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return array >= full // 2
 
 
-def class_colours(array: np.ndarray) -> bool:
-    """Whether an (H, W, 3) array is black with a few colours, one at least no tinted grey: (1, 0, 0), (2, 2, 0)."""
-    colours = np.unique(array.reshape(-1, 3), axis=0).astype(int)
+def colours_of(array: np.ndarray) -> np.ndarray:
+    """(K, 3) int64, the colours of an (H, W, 3) array, black first where it is there."""
+    packed = np.unique(array @ np.array([1, 2**16, 2**32]))
+    return np.stack([packed % 2**16, packed // 2**16 % 2**16, packed // 2**32], axis=1)
+
+
+def are_class_colours(colours: np.ndarray) -> bool:
+    """Whether these are black and a few colours, one at least no tinted grey: (1, 0, 0), (2, 2, 0)."""
     few = len(colours) <= MOST_CLASSES and not colours[0].any()
     return few and bool((2 * np.ptp(colours[1:], axis=1) >= colours[1:].max(axis=1)).any())
 

@@ -77,9 +77,8 @@ def infer(name: str, cells: np.ndarray, where: str, rows: list[str]) -> tuple[pd
         column["constant"] = True
     kind = kind_of(values)
     column["type"] = kind
-    padded = sum(CODE.fullmatch(value) is not None for value in values)
-    if padded and kind in ("integer", "numeric"):
-        column["padded"] = padded
+    if kind in ("integer", "numeric") and (alike := like_codes(values)):
+        column["padded"] = alike
     if kind == "boolean":
         truth = {value: value.lower() in TRUE for value in values}
         return pd.Series([truth.get(cell) for cell in cells], dtype="boolean"), column
@@ -125,9 +124,14 @@ def kind_of(values: list[str]) -> str:
     return "date" if all(DATE.fullmatch(value) for value in values) else "categorical"
 
 
+def like_codes(values: list[str]) -> int:
+    """How many have leading zeros or are too long for an integer."""
+    return sum(CODE.fullmatch(value) is not None for value in values)
+
+
 def are_codes(values: list[str]) -> bool:
     """Whether distinct texts are codes, not amounts: 007 among a few, among equally long ones, or as no rare case."""
-    padded = sum(CODE.fullmatch(value) is not None for value in values)
+    padded = like_codes(values)
     few_or_even = len(values) <= FEW or len({len(value) for value in values}) == 1
     return padded > 0 and (few_or_even or padded >= CODED * len(values))
 
