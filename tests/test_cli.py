@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from data.errors import InputError, SettingsError
 from data.records import Records, make_meta
 from pipelines import cli, prepare
+from pipelines.evaluate import REFERENCE
 from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
@@ -91,12 +92,14 @@ def test_photos_of_many_pixels_take_longer_than_crops_of_them():
 def test_large_tables_take_longer_by_what_the_likelihood_ratio_scores(place):
     settings = load_settings(place / "params.yaml")
 
-    def seconds(n: int, settings=settings) -> float:
+    def seconds(n: int, settings=settings, calib: int = 10) -> float:
         part = Records("row", make_meta(10), pd.DataFrame({"a": np.zeros(10)}), np.zeros((10, 1), bool), {})
-        rows = part.take(np.zeros(n, int))
-        return cli.estimate(settings, "row", SimpleNamespace(fit=part, support=part, calib=part, test=rows))[0]
+        rows, spare = part.take(np.zeros(n, int)), part.take(np.zeros(calib, int))
+        return cli.estimate(settings, "row", SimpleNamespace(fit=part, support=part, calib=spare, test=rows))[0]
 
     assert seconds(24000) - seconds(4000) == pytest.approx(20000 * 3 * cli.SECONDS["row"]["ratio"])
+    most = REFERENCE["row"]  # of calib, however large it is
+    assert seconds(10, calib=9 * most) == seconds(10, calib=most) > seconds(10, calib=most - 1000)
     row = settings.evaluate.row.model_copy(update={"likelihood": False})
     without = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"row": row})})
     assert seconds(24000, without) == seconds(4000, without)

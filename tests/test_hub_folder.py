@@ -85,6 +85,17 @@ def test_splits_have_the_same_columns_and_validation_and_test_hold_real_records_
         assert table["synthetic"].sum() == (3 if split == "train" else 0)
 
 
+def test_twins_count_beside_the_generated_not_among_them(tmp_path):
+    train = published.stores("image")["training"]
+    made = train.where(synthetic=True)
+    twins = made.with_meta(id=[f"{name}-control" for name in made.meta["id"]], label=0, kind="normal")
+    write_store(tmp_path / "train", concat([train, twins]))
+    split = shards.write_split("train", tmp_path / "train", tmp_path / "hub", shards.read_ledgers([]))
+    assert split.generators == {"diffusion-ab": 3}
+    (row,) = card.counted([split])
+    assert (row["synthetic"], row["twins"]) == (3, 3) and split.parents >= set(made.meta["host"])
+
+
 def test_scores_are_joined_by_id_and_absent_where_nobody_judged(made):
     _, _, out, _ = made
     train = pq.read_table(sorted(out.glob("data/train-*"))).to_pandas().set_index("id")

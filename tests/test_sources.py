@@ -732,6 +732,7 @@ def test_signs_of_no_value_among_numbers_and_dates_are_refused(tmp_path: Path, c
     [
         [f"{i}{'ABCD'[i % 4]}" for i in range(30)],
         [*map(str, range(1, 41)), *(f"{i}a" for i in range(1, 9))],
+        [*map(str, range(1, 41)), *(f"{i} a" for i in range(1, 9))],
         [f"{i}th" for i in range(4, 31)],
         [f"{i}s" for i in range(1700, 2020, 10)],
         ["-", "+", "0"],
