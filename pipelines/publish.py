@@ -154,6 +154,16 @@ def receipt_of(name: str) -> Path:
     return RECEIPTS / f"{name}.json"
 
 
+def say_why_empty() -> None:
+    """Puts a line into the folder of receipts, since dvc warns of an empty one after every plain `dvc repro`."""
+    from data.atomic import atomic_file
+
+    RECEIPTS.mkdir(parents=True, exist_ok=True)
+    if not any(RECEIPTS.iterdir()):
+        with atomic_file(RECEIPTS / "README.md") as path:
+            path.write_text("The receipts of `dvc repro publish`, one a data set, come here.\n")
+
+
 def asked() -> bool:
     """Whether publishing was asked for: by hand, or by the name of the stage on dvc's command line.
 
@@ -178,5 +188,5 @@ if __name__ == "__main__":
         os.environ.setdefault("HF_HUB_OFFLINE", "0")  # else a stage that names no hub id is kept from the network
         stage(main, section="publish")
     else:
-        RECEIPTS.mkdir(parents=True, exist_ok=True)
+        say_why_empty()
         print("publish: not asked for by name, nothing done; dvc repro publish", flush=True)

@@ -558,6 +558,7 @@ def test_dvc_publishes_when_asked_by_name_and_not_in_a_plain_repro(tmp_path):
     (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     plain = dvc(root, "repro")
     assert "publish: not asked for by name, nothing done; dvc repro publish" in plain and "card" not in plain
+    assert "is empty" not in plain
     receipts = [root / "reports" / "publish" / f"{published.NAMES[m]}.json" for m in ("row", "series")]
     assert not receipts[0].exists() and not (root / ".work" / "publish").exists()
     for _ in range(2):  # always changed: asked twice, told twice
